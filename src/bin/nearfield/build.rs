@@ -1,0 +1,117 @@
+//! `nearfield build`
+
+use std::{path::PathBuf, time::Instant};
+
+use nearfield::{Index, IndexSpec, Metric, Vectors, io};
+use serde_json::json;
+
+use crate::{error::CliError, report};
+
+/// Build an index from a file of vectors.
+///
+/// The specification names the stages, in order: [PCA<s>,] [IVF<n_lists>,] scorer [,Refine(dtype)].
+/// Numbers left out are chosen from the data.
+///
+///   PCA128,IVF1024,RRR32,Refine(f32)   LoRANN: reduce, partition, regress, rerank
+///   PCA,IVF,RRR,Refine(f16)            the same, numbers chosen
+///   IVF1024,SQ8,Refine(f16)            one byte a dimension in the lists
+///   IVF1024,Flat                       exact inside the lists
+///   Flat                               exact
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// Vectors to index, one a row.
+    base: PathBuf,
+    /// Index file to write; an old one is replaced only when the new one is complete.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// What the index is made of.
+    #[arg(long, default_value = "PCA,IVF,RRR,Refine(f16)")]
+    spec: IndexSpec,
+    /// ip (inner product), cosine, or l2 (squared Euclidean distance).
+    #[arg(long)]
+    metric: Metric,
+    /// Queries like those to come, where they are of another kind than the vectors.
+    #[arg(long)]
+    train_queries: Option<PathBuf>,
+    /// Ids of the rows; row numbers if not given.
+    #[arg(long)]
+    ids: Option<PathBuf>,
+    /// Threads; all cores if not given. The result does not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Seed of every random choice: the same seed and vectors give the same file.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Limits the number of threads that work on this process's batches.
+pub fn limit_threads(threads: Option<u16>) -> Result<(), CliError> {
+    match threads {
+        None => Ok(()),
+        Some(threads) => rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .map_err(|e| CliError::Io(format!("threads: {e}"))),
+    }
+}
+
+pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    limit_threads(args.threads)?;
+    if args.output.is_dir() {
+        return Err(CliError::Io(format!("output: {} is a folder", args.output.display())));
+    }
+    let base = report::vectors("BASE", &args.base)?;
+    let queries = args.train_queries.as_deref().map(|p| report::vectors("--train-queries", p)).transpose()?;
+    let ids = args.ids.as_deref().map(io::read_ids).transpose()?;
+    if let Some(ids) = &ids
+        && ids.ncols() != 1
+    {
+        let shape = ids.dim();
+        return Err(CliError::Input(format!("--ids: expected one id a row, got shape {shape:?}")));
+    }
+    let ids = ids.map(|ids| ids.into_raw_vec_and_offset().0);
+
+    let since = Instant::now();
+    let stages = report::Stages::new();
+    let progress = |p| stages.update(p);
+    let mut builder = Index::builder(args.spec).metric(args.metric).seed(args.seed).progress(&progress);
+    if let Some(queries) = &queries {
+        builder = builder.train_queries(queries);
+    }
+    if let Some(ids) = &ids {
+        builder = builder.ids(ids);
+    }
+    let built = builder.build(&base);
+    let mut seconds = stages.finish();
+    let index = built?;
+    let saving = Instant::now();
+    index.save(&args.output)?;
+    seconds.push(("save", saving.elapsed().as_secs_f64()));
+    let total = since.elapsed();
+    if json {
+        let stages: serde_json::Map<String, serde_json::Value> =
+            seconds.iter().map(|(name, s)| ((*name).to_owned(), json!(s))).collect();
+        return report::line(
+            &json!({
+                "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
+                "d": index.dim(), "build_s": total.as_secs_f64(), "index_bytes": index.n_bytes(),
+                "stages": stages,
+            })
+            .to_string(),
+        );
+    }
+    report::line(&format!(
+        "{}: {} ({}) over {} × {} {} in {}, {}",
+        args.output.display(),
+        index.spec(),
+        index.metric(),
+        base.n_rows(),
+        base.dim(),
+        base.dtype(),
+        report::duration(total),
+        report::bytes(index.n_bytes()),
+    ))?;
+    let parts: Vec<String> = seconds.iter().map(|(name, s)| format!("{name} {s:.1} s")).collect();
+    report::line(&format!("  {}", parts.join(", ")))
+}

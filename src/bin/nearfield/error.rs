@@ -1,0 +1,88 @@
+//! Failures of the command, each with its exit code.
+
+use nearfield::{
+    BuildError, DeviceError, OpenError, SaveError, SearchError, eval::EvalError, io::FileError,
+};
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The arguments do not make sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Files or numbers are not what they should be.
+    #[error("{0}")]
+    Input(String),
+    /// The device cannot be used.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+    /// The system refused to read or write.
+    #[error("{0}")]
+    Io(String),
+    /// Standard output was closed by its reader.
+    #[error("standard output was closed")]
+    Closed,
+}
+
+impl CliError {
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Input(_) => 3,
+            Self::Device(_) => 4,
+            Self::Io(_) | Self::Closed => 5,
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(e: std::io::Error) -> Self {
+        if e.kind() == std::io::ErrorKind::BrokenPipe { Self::Closed } else { Self::Io(e.to_string()) }
+    }
+}
+
+impl From<FileError> for CliError {
+    fn from(e: FileError) -> Self {
+        match e {
+            FileError::Io { .. } => Self::Io(e.to_string()),
+            _ => Self::Input(e.to_string()),
+        }
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(e: OpenError) -> Self {
+        match e {
+            OpenError::Io { .. } => Self::Io(e.to_string()),
+            _ => Self::Input(e.to_string()),
+        }
+    }
+}
+
+impl From<BuildError> for CliError {
+    fn from(e: BuildError) -> Self {
+        match e {
+            BuildError::Memory(_) => Self::Io(e.to_string()),
+            _ => Self::Input(e.to_string()),
+        }
+    }
+}
+
+impl From<SaveError> for CliError {
+    fn from(e: SaveError) -> Self {
+        Self::Io(e.to_string())
+    }
+}
+
+impl From<SearchError> for CliError {
+    fn from(e: SearchError) -> Self {
+        Self::Input(e.to_string())
+    }
+}
+
+impl From<EvalError> for CliError {
+    fn from(e: EvalError) -> Self {
+        Self::Input(e.to_string())
+    }
+}

@@ -1,0 +1,204 @@
+//! `nearfield eval`
+
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use nearfield::{Effort, Hits, Index, SearchParams, Searcher, Vectors, eval::Recall, io};
+use ndarray::{Array2, ArrayView2, s};
+use serde_json::json;
+
+use crate::{build::limit_threads, error::CliError, report};
+
+/// Measure recall and speed over a range of efforts.
+///
+/// Every combination of --n-probe and --n-rerank is searched once to warm up and then again until half a
+/// second has passed; the median run counts. Recall counts ties and each id once.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Index file.
+    index: PathBuf,
+    /// Query vectors, one a row.
+    queries: PathBuf,
+    /// Exact neighbours by query, best first: .npy, .ivecs or .ibin (see `nearfield truth`).
+    #[arg(long)]
+    truth: PathBuf,
+    /// Neighbours a query.
+    #[arg(short, default_value_t = 10)]
+    k: usize,
+    /// Lists read a query, one or several: 4,8,16.
+    #[arg(long, value_delimiter = ',')]
+    n_probe: Vec<usize>,
+    /// Candidates scored exactly, one or several: 50,100.
+    #[arg(long, value_delimiter = ',')]
+    n_rerank: Vec<usize>,
+    /// Queries a call: 1, all, or a number.
+    #[arg(long, default_value = "all")]
+    batch: Batch,
+    /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Threads a batch is spread over; all cores if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+/// Queries a call.
+#[derive(Clone, Copy)]
+enum Batch {
+    All,
+    Of(usize),
+}
+
+impl FromStr for Batch {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "all" => Ok(Self::All),
+            Ok(n) if n > 0 => Ok(Self::Of(n)),
+            _ => Err("expected 1, all, or a number of queries".to_owned()),
+        }
+    }
+}
+
+/// Time that one measurement takes at least.
+const MEASURED: Duration = Duration::from_millis(500);
+
+/// Runs of one measurement, at least.
+const RUNS_MIN: usize = 3;
+
+pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    limit_threads(args.threads)?;
+    let (index, searcher) = report::searcher(&args.index, &args.device)?;
+    let file = report::vectors("QUERIES", &args.queries)?;
+    let mut queries = Array2::zeros((file.n_rows(), file.dim()));
+    for (i, mut row) in queries.outer_iter_mut().enumerate() {
+        if let Some(row) = row.as_slice_mut() {
+            file.read(i, row);
+        }
+    }
+    // Refused here with the library's words, before any is searched.
+    let first = SearchParams::new(args.k).n_probe(1).n_rerank(args.k.max(1)).threads(1);
+    searcher.search(queries.slice(s![..queries.nrows().min(1), ..]), first)?;
+    let truth = io::read_ids(&args.truth)?;
+    let recall = Recall::new(&index, &queries.view(), truth.view(), args.k)?;
+    let n = queries.nrows();
+    let batch = match args.batch {
+        Batch::All => n,
+        Batch::Of(size) => size.min(n),
+    };
+    let threads = args.threads.map_or_else(rayon::current_num_threads, usize::from);
+    let options = |given: &[usize]| -> Vec<Option<usize>> {
+        if given.is_empty() { vec![None] } else { given.iter().copied().map(Some).collect() }
+    };
+    if !json {
+        report::line(&format!(
+            "{} ({}), {} queries, k = {}, batch {batch}, {}",
+            index.spec(),
+            index.metric(),
+            n,
+            args.k,
+            searcher.device().name
+        ))?;
+        report::line(&format!(
+            "{:>8} {:>9} {:>8} {:>10} {:>10} {:>10}",
+            "n_probe", "n_rerank", "recall", "queries/s", "p50", "p99"
+        ))?;
+    }
+    for n_probe in options(&args.n_probe) {
+        for n_rerank in options(&args.n_rerank) {
+            let mut params = SearchParams::new(args.k);
+            params.n_probe = n_probe;
+            params.n_rerank = n_rerank;
+            params.threads = if threads == 1 || batch == 1 { 1 } else { 0 };
+            let effort = searcher.effort(params);
+            report::say_clamped(&index, params, effort);
+            let measured = measure(&searcher, queries.view(), batch, params)?;
+            let found = recall.of(index.metric(), measured.hits.ids.view(), measured.hits.scores.view());
+            print(&index, &searcher, args.k, batch, threads, effort, found, &measured, json)?;
+        }
+    }
+    Ok(())
+}
+
+struct Measured {
+    hits: Hits,
+    /// Seconds of the median run over all queries.
+    seconds: f64,
+    /// Median and 99th percentile of a call.
+    p50: Duration,
+    p99: Duration,
+}
+
+fn measure(
+    searcher: &Searcher,
+    queries: ArrayView2<'_, f32>,
+    batch: usize,
+    params: SearchParams,
+) -> Result<Measured, CliError> {
+    let (n, k) = (queries.nrows(), params.k);
+    let mut hits = Hits { ids: Array2::zeros((n, k)), scores: Array2::zeros((n, k)) };
+    let mut runs = Vec::new();
+    let mut calls = Vec::new();
+    let since = Instant::now();
+    let mut warm = false;
+    while runs.len() < RUNS_MIN || since.elapsed() < MEASURED {
+        let run = Instant::now();
+        for start in (0..n).step_by(batch) {
+            let end = n.min(start + batch);
+            let call = Instant::now();
+            let found = searcher.search(queries.slice(s![start..end, ..]), params)?;
+            if warm {
+                calls.push(call.elapsed());
+            } else {
+                hits.ids.slice_mut(s![start..end, ..]).assign(&found.ids);
+                hits.scores.slice_mut(s![start..end, ..]).assign(&found.scores);
+            }
+        }
+        if warm {
+            runs.push(run.elapsed().as_secs_f64());
+        }
+        warm = true;
+    }
+    runs.sort_by(f64::total_cmp);
+    calls.sort();
+    let at = |share: f64| calls[((calls.len() as f64 * share) as usize).min(calls.len() - 1)];
+    Ok(Measured { hits, seconds: runs[runs.len() / 2], p50: at(0.5), p99: at(0.99) })
+}
+
+#[allow(clippy::too_many_arguments, reason = "one row of the table, column by column")]
+fn print(
+    index: &Index,
+    searcher: &Searcher,
+    k: usize,
+    batch: usize,
+    threads: usize,
+    effort: Effort,
+    recall: f64,
+    measured: &Measured,
+    json: bool,
+) -> Result<(), CliError> {
+    let qps = measured.hits.ids.nrows() as f64 / measured.seconds;
+    if json {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        return report::line(
+            &json!({
+                "spec": index.spec().to_string(), "metric": index.metric().to_string(),
+                "device": searcher.device().name, "k": k, "n_probe": effort.n_probe,
+                "n_rerank": effort.n_rerank, "batch": batch, "threads": threads, "recall": recall, "qps": qps,
+                "p50_ms": ms(measured.p50), "p99_ms": ms(measured.p99), "index_bytes": index.n_bytes(),
+            })
+            .to_string(),
+        );
+    }
+    report::line(&format!(
+        "{:>8} {:>9} {recall:>8.4} {qps:>10.0} {:>10} {:>10}",
+        effort.n_probe,
+        effort.n_rerank,
+        report::duration(measured.p50),
+        report::duration(measured.p99)
+    ))
+}

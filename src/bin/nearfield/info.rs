@@ -1,0 +1,71 @@
+//! `nearfield info` and `nearfield verify`
+
+use std::{path::PathBuf, time::Instant};
+
+use nearfield::Index;
+use serde_json::json;
+
+use crate::{error::CliError, report};
+
+/// An index file.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Index file.
+    index: PathBuf,
+}
+
+pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
+    let index = Index::open(&args.index)?;
+    let mut sizes = index.list_sizes();
+    sizes.sort_unstable();
+    let (least, middle, most) = (sizes[0], sizes[sizes.len() / 2], sizes[sizes.len() - 1]);
+    let tensors = index.tensors();
+    if json {
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|t| json!({ "name": t.name, "dtype": t.dtype, "shape": t.shape, "bytes": t.bytes }))
+            .collect();
+        return report::line(
+            &json!({
+                "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
+                "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
+                "index_bytes": index.n_bytes(), "n_lists": index.n_lists(),
+                "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
+            })
+            .to_string(),
+        );
+    }
+    report::line(&format!("spec     {}", index.spec()))?;
+    report::line(&format!("metric   {}", index.metric()))?;
+    report::line(&format!("points   {} × {}", index.len(), index.dim()))?;
+    report::line(&format!("lists    {} of {least} to {most} points, median {middle}", index.n_lists()))?;
+    report::line(&format!("seed     {}", index.seed()))?;
+    report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
+    report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
+    report::line("")?;
+    report::line(&format!("{:<18} {:>5} {:>18} {:>12} {:>10}", "tensor", "type", "shape", "size", "a point"))?;
+    for t in tensors {
+        let shape: Vec<String> = t.shape.iter().map(ToString::to_string).collect();
+        report::line(&format!(
+            "{:<18} {:>5} {:>18} {:>12} {:>8.1} B",
+            t.name,
+            t.dtype,
+            shape.join(" × "),
+            report::bytes(t.bytes),
+            t.bytes as f64 / index.len() as f64
+        ))?;
+    }
+    Ok(())
+}
+
+pub fn verify(args: &Args, json: bool) -> Result<(), CliError> {
+    let since = Instant::now();
+    let index = Index::open(&args.index)?;
+    index.verify()?;
+    let took = since.elapsed();
+    let n = index.tensors().len();
+    if json {
+        return report::line(&json!({ "ok": true, "tensors": n, "verify_s": took.as_secs_f64() }).to_string());
+    }
+    report::line(&format!("{}: {n} tensors as saved, {}", args.index.display(), report::duration(took)))
+}

@@ -1,0 +1,81 @@
+//! The `nearfield` command: build, search and judge indexes of vectors.
+
+mod build;
+mod demo;
+mod devices;
+mod error;
+mod eval;
+mod info;
+mod report;
+mod search;
+mod truth;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+
+/// Approximate nearest neighbours, fast on any machine.
+///
+/// An index is built once from a file of vectors and then answers: which k vectors are nearest to this one?
+///
+///   nearfield build base.npy -o base.nf --spec "PCA,IVF,RRR,Refine(f16)" --metric cosine
+///   nearfield search base.nf queries.npy -k 10
+///
+/// Vector files: .npy (f32, f16, u8, i8), .fvecs .bvecs .ivecs, .fbin .u8bin .i8bin .ibin.
+/// Exit codes: 0 ok, 2 usage, 3 bad input, 4 device, 5 input/output.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print JSON on stdout: one object, or one a line. Progress and messages stay on stderr.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build an index from a file of vectors.
+    Build(build::Args),
+    /// Find the nearest neighbours of queries.
+    Search(search::Args),
+    /// Compute exact neighbours, to judge an index by.
+    Truth(truth::Args),
+    /// Measure recall and speed over a range of efforts.
+    Eval(eval::Args),
+    /// Show what an index consists of.
+    Info(info::Args),
+    /// Check an index file against its checksums.
+    Verify(info::Args),
+    /// List the devices that can search.
+    Devices,
+    /// Build and search an index of WordNet glosses that comes with the program.
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let done = match cli.command {
+        Command::Build(args) => build::run(&args, json),
+        Command::Search(args) => search::run(&args, json),
+        Command::Truth(args) => truth::run(&args, json),
+        Command::Eval(args) => eval::run(&args, json),
+        Command::Info(args) => info::show(&args, json),
+        Command::Verify(args) => info::verify(&args, json),
+        Command::Devices => devices::run(json),
+        Command::Demo => demo::run(json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough: `nearfield search … | head`.
+        Err(CliError::Closed) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("nearfield: {e}");
+            ExitCode::from(e.code())
+        }
+    }
+}

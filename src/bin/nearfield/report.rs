@@ -1,0 +1,141 @@
+//! What the user sees: progress bars on stderr, tables and JSON on stdout.
+
+use std::{
+    io::Write,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nearfield::{
+    Device, DeviceError, Effort, Index, Progress, SearchParams, Searcher, io::VectorFile,
+};
+
+use crate::error::CliError;
+
+/// A progress bar with the time left; nothing where stderr is not a terminal.
+pub fn bar(message: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {percent:>3}% {eta:>4} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(message.to_owned());
+    bar
+}
+
+/// One bar a build stage, and the seconds each took.
+pub struct Stages(Mutex<State>);
+
+struct State {
+    current: Option<(&'static str, ProgressBar, Instant)>,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Stages {
+    pub fn new() -> Self {
+        Self(Mutex::new(State { current: None, seconds: Vec::new() }))
+    }
+
+    /// Takes note of a build's progress.
+    pub fn update(&self, progress: Progress) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage) {
+            state.close();
+            state.current = Some((progress.stage, bar(progress.stage, progress.total), Instant::now()));
+        }
+        if let Some((_, bar, _)) = &state.current {
+            // Threads report out of order; the bar only moves forward.
+            if progress.total != bar.length().unwrap_or_default() {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            } else if progress.done > bar.position() {
+                bar.set_position(progress.done);
+            }
+        }
+    }
+
+    /// Closes the last bar; seconds by stage, in order.
+    pub fn finish(&self) -> Vec<(&'static str, f64)> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.close();
+        std::mem::take(&mut state.seconds)
+    }
+}
+
+impl State {
+    fn close(&mut self) {
+        if let Some((stage, bar, since)) = self.current.take() {
+            bar.finish_and_clear();
+            let seconds = since.elapsed().as_secs_f64();
+            match self.seconds.iter_mut().find(|(name, _)| *name == stage) {
+                Some((_, sum)) => *sum += seconds,
+                None => self.seconds.push((stage, seconds)),
+            }
+        }
+    }
+}
+
+/// Writes a line to stdout; a closed pipe is an error, not a panic.
+pub fn line(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    Ok(writeln!(out, "{text}")?)
+}
+
+/// `1.2 ms`, `3.4 s`.
+pub fn duration(d: Duration) -> String {
+    let s = d.as_secs_f64();
+    match s {
+        _ if s < 1e-3 => format!("{:.1} µs", s * 1e6),
+        _ if s < 1.0 => format!("{:.1} ms", s * 1e3),
+        _ => format!("{s:.1} s"),
+    }
+}
+
+/// `12 345 bytes` in a unit that reads well.
+pub fn bytes(n: usize) -> String {
+    let n = n as f64;
+    match n {
+        _ if n < 1e4 => format!("{n} B"),
+        _ if n < 1e7 => format!("{:.1} kB", n / 1e3),
+        _ if n < 1e10 => format!("{:.1} MB", n / 1e6),
+        _ => format!("{:.1} GB", n / 1e9),
+    }
+}
+
+/// Opens vectors and names the argument in the error.
+pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
+    VectorFile::open(path).map_err(|e| match CliError::from(e) {
+        CliError::Io(text) => CliError::Io(format!("{argument}: {text}")),
+        CliError::Input(text) => CliError::Input(format!("{argument}: {text}")),
+        other => other,
+    })
+}
+
+/// Opens an index and a searcher, and says which device is used.
+pub fn searcher(index: &Path, device: &str) -> Result<(Index, Searcher), CliError> {
+    let device: Device = device.parse()?;
+    let index = Index::open(index)?;
+    let searcher = index.searcher(device).map_err(|e: DeviceError| CliError::Device(e))?;
+    eprintln!("device: {}", searcher.device());
+    Ok((index, searcher))
+}
+
+/// Says where a search uses other numbers than it was given.
+pub fn say_clamped(index: &Index, params: SearchParams, effort: Effort) {
+    if let Some(given) = params.n_probe
+        && given > effort.n_probe
+    {
+        eprintln!("n_probe: {given} given, the index has {} lists: all are read", index.n_lists());
+    }
+    if let Some(given) = params.n_rerank {
+        if index.spec().refine.is_none() {
+            eprintln!("n_rerank: {given} given, the index stores no rows (Refine): scores are approximate");
+        } else if given != effort.n_rerank {
+            eprintln!("n_rerank: {given} given, {} used: at least k, at most all points", effort.n_rerank);
+        }
+    }
+    if params.k > index.len() {
+        eprintln!("k: {} given, the index has {} points: the rest is padding", params.k, index.len());
+    }
+}

@@ -1,0 +1,134 @@
+//! `nearfield search`
+
+use std::path::PathBuf;
+
+use nearfield::{Hits, NO_ID, SearchParams, Vectors, io};
+use serde_json::json;
+
+use crate::{build::limit_threads, error::CliError, report};
+
+/// Find the nearest neighbours of queries.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Index file.
+    index: PathBuf,
+    /// Query vectors, one a row.
+    queries: PathBuf,
+    /// Neighbours a query.
+    #[arg(short, default_value_t = 10)]
+    k: usize,
+    /// Lists read a query: more find more and take longer. One in 32, at least 8, if not given.
+    #[arg(long)]
+    n_probe: Option<usize>,
+    /// Candidates scored exactly: more find more and take longer. 5·k, at least 50, if not given.
+    #[arg(long)]
+    n_rerank: Option<usize>,
+    /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Threads; all cores if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Write the ids to this .npy file (i64, −1 where there is no neighbour) instead of stdout.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Write the scores to this .npy file (f32).
+    #[arg(long)]
+    scores: Option<PathBuf>,
+}
+
+/// Queries searched between two steps of the progress bar.
+const STEP: usize = 4096;
+
+/// Some rows of a set of vectors.
+struct Window<'a, V> {
+    vectors: &'a V,
+    start: usize,
+    n_rows: usize,
+}
+
+impl<V: Vectors> Vectors for Window<'_, V> {
+    fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    fn dim(&self) -> usize {
+        self.vectors.dim()
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        self.vectors.read(self.start + row, out);
+    }
+}
+
+pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    limit_threads(args.threads)?;
+    let (index, searcher) = report::searcher(&args.index, &args.device)?;
+    let queries = report::vectors("QUERIES", &args.queries)?;
+    let mut params = SearchParams::new(args.k);
+    params.n_probe = args.n_probe;
+    params.n_rerank = args.n_rerank;
+    params.threads = if args.threads == Some(1) { 1 } else { 0 };
+    report::say_clamped(&index, params, searcher.effort(params));
+    let n = queries.n_rows();
+    if n == 0 {
+        // The library's own words for it.
+        searcher.search_vectors(&queries, params)?;
+    }
+    let mut ids = Vec::new();
+    let mut scores = Vec::new();
+    let bar = report::bar("search", n as u64);
+    for start in (0..n).step_by(STEP) {
+        let window = Window { vectors: &queries, start, n_rows: STEP.min(n - start) };
+        let hits = searcher.search_vectors(&window, params).map_err(|e| named(e, start))?;
+        if args.output.is_some() || args.scores.is_some() {
+            ids.extend(hits.ids.iter().copied());
+            scores.extend(hits.scores.iter().copied());
+        }
+        if args.output.is_none() {
+            bar.suspend(|| print(&hits, start, json))?;
+        }
+        bar.inc(window.n_rows as u64);
+    }
+    bar.finish_and_clear();
+    let shape = (n, args.k);
+    if let Some(path) = &args.output {
+        let ids = ndarray::Array2::from_shape_vec(shape, ids).map_err(|e| CliError::Input(e.to_string()))?;
+        io::write_ids(path, ids.view())?;
+    }
+    if let Some(path) = &args.scores {
+        let scores =
+            ndarray::Array2::from_shape_vec(shape, scores).map_err(|e| CliError::Input(e.to_string()))?;
+        io::write_scores(path, scores.view())?;
+    }
+    Ok(())
+}
+
+/// A search error whose row counts from the file's first query.
+fn named(e: nearfield::SearchError, start: usize) -> CliError {
+    use nearfield::{SearchError, VectorError};
+    CliError::from(match e {
+        SearchError::Queries(VectorError::NotFinite { what, row, column, value }) => {
+            SearchError::Queries(VectorError::NotFinite { what, row: row + start, column, value })
+        }
+        SearchError::Queries(VectorError::ZeroRow { what, row }) => {
+            SearchError::Queries(VectorError::ZeroRow { what, row: row + start })
+        }
+        other => other,
+    })
+}
+
+fn print(hits: &Hits, start: usize, json: bool) -> Result<(), CliError> {
+    for (i, (ids, scores)) in hits.ids.outer_iter().zip(hits.scores.outer_iter()).enumerate() {
+        let query = start + i;
+        let found = ids.iter().zip(scores).filter(|(id, _)| **id != NO_ID);
+        if json {
+            let (ids, scores): (Vec<u64>, Vec<f32>) = found.map(|(&id, &score)| (id, score)).unzip();
+            report::line(&json!({ "query": query, "ids": ids, "scores": scores }).to_string())?;
+        } else {
+            let found: Vec<String> = found.map(|(id, score)| format!("{id}:{score:.6}")).collect();
+            report::line(&format!("{query}\t{}", found.join(" ")))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,566 @@
+//! Building an index: the stages are trained in pipeline order, then written into one image.
+//!
+//! Memory: the image, plus the vectors in the reduced space while lists and regressions are trained. These
+//! are dropped before rows are written, and the image's pages take no memory before they are written,
+//! so the peak stays below 2.5 times the vectors as f32.
+
+use std::{collections::BTreeMap, sync::atomic::AtomicU64, sync::atomic::Ordering};
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::{
+    format::{ImageBuilder, OpenError, VERSION},
+    index::Index,
+    lists::{self, Lists},
+    metric::Metric,
+    rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
+    simd::Simd,
+    spec::{IndexSpec, RowDtype, ScorerSpec, SpecError, TransformSpec},
+    stage::{
+        router::Router,
+        scorer::rrr::{self, RrrShape},
+        transform::{self, Pca, TrainedPca},
+    },
+    topk::NO_ID,
+    train::{generator, kmeans, linalg, sample},
+    vectors::{VectorError, Vectors, check_row, check_shape},
+};
+
+/// Queries that the reduction is trained on, at most, as in LoRANN: 16 384 rows fix a second moment.
+const REDUCTION_QUERIES: usize = 16_384;
+
+/// Rows read and projected together.
+const CHUNK: usize = 256;
+
+/// How far a build is: `done` of `total` steps of one stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The stage: `check`, `transform`, `partition`, `regressions`, `rows`.
+    pub stage: &'static str,
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all.
+    pub total: u64,
+}
+
+/// A build that cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The specification does not fit the data.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The vectors cannot be indexed.
+    #[error(transparent)]
+    Vectors(#[from] VectorError),
+    /// Not one id a row.
+    #[error("ids: expected one a row, {expected}, got {got}")]
+    IdCount {
+        /// Rows.
+        expected: usize,
+        /// Ids.
+        got: usize,
+    },
+    /// An id is given twice.
+    #[error("ids: expected each id once, got {id} again")]
+    IdTwice {
+        /// The id.
+        id: u64,
+    },
+    /// The id that means "no neighbour".
+    #[error("ids: expected values below {NO_ID}, which stands for a missing neighbour")]
+    IdReserved,
+    /// More points than positions.
+    #[error("vectors: expected fewer than {} rows, got {got}", u32::MAX)]
+    TooMany {
+        /// Rows.
+        got: usize,
+    },
+    /// No memory for the index.
+    #[error("cannot reserve memory for the index: {0}")]
+    Memory(#[from] std::io::Error),
+    /// The finished index does not open: a defect of this crate.
+    #[error("the built index is not valid, which is a defect of nearfield: {0}")]
+    Invalid(#[from] OpenError),
+}
+
+type Callback<'a> = dyn Fn(Progress) + Sync + 'a;
+
+/// Options of a build; see [`Index::builder`].
+pub struct IndexBuilder<'a> {
+    spec: IndexSpec,
+    metric: Metric,
+    seed: u64,
+    ids: Option<&'a [u64]>,
+    train_queries: Option<&'a dyn Vectors>,
+    progress: Option<&'a Callback<'a>>,
+}
+
+impl IndexBuilder<'static> {
+    pub(crate) fn new(spec: IndexSpec) -> Self {
+        Self { spec, metric: Metric::L2, seed: 0, ids: None, train_queries: None, progress: None }
+    }
+}
+
+impl<'a> IndexBuilder<'a> {
+    /// The metric; [`Metric::L2`] unless set.
+    #[must_use]
+    pub fn metric(mut self, metric: Metric) -> Self {
+        self.metric = metric;
+        self
+    }
+
+    /// Seed of every random choice: the same seed and data give the same bytes; 0 unless set.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Ids of the rows, each once; row numbers unless set.
+    #[must_use]
+    pub fn ids(mut self, ids: &'a [u64]) -> Self {
+        self.ids = Some(ids);
+        self
+    }
+
+    /// Queries like those to come, `[t, d]`, where they differ in kind from the points (out of
+    /// distribution): the reduction and the regressions are fitted to them.
+    #[must_use]
+    pub fn train_queries(mut self, queries: &'a dyn Vectors) -> Self {
+        self.train_queries = Some(queries);
+        self
+    }
+
+    /// Called as the build goes on, from several threads.
+    #[must_use]
+    pub fn progress(mut self, callback: &'a Callback<'a>) -> Self {
+        self.progress = Some(callback);
+        self
+    }
+
+    /// Builds the index on rayon's current thread pool.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the argument, what was expected and what was given.
+    pub fn build(self, base: impl Vectors) -> Result<Index, BuildError> {
+        let (n, d) = (base.n_rows(), base.dim());
+        check_shape("vectors", n, d, None)?;
+        if n >= u32::MAX as usize {
+            return Err(BuildError::TooMany { got: n });
+        }
+        let spec = self.spec.resolve(n, d)?;
+        if let Some(queries) = self.train_queries {
+            check_shape("training queries", queries.n_rows(), queries.dim(), Some(d))?;
+        }
+        let widest = self.check_ids(n)?;
+        let base = Source { vectors: &base, metric: self.metric, what: "vectors" };
+        let range = base.check(&self)?;
+        if spec.refine == Some(RowDtype::F16) {
+            check_half(&range)?;
+        }
+        let queries = match self.train_queries {
+            Some(vectors) => {
+                let source = Source { vectors, metric: self.metric, what: "training queries" };
+                source.check(&self)?;
+                Some(source)
+            }
+            None => None,
+        };
+
+        let pca = spec.transform.map(|TransformSpec::Pca { dims }| {
+            self.report("transform", 0, 1);
+            let mut rng = generator(self.seed, "transform");
+            let source: &dyn ReadRows = match &queries {
+                Some(queries) => queries,
+                None => &base,
+            };
+            let rows = sample(&mut rng, source.n_rows(), REDUCTION_QUERIES);
+            let chosen = source.gather(&rows);
+            let pca = transform::train(&chosen, d, dims.unwrap_or(d), &mut rng);
+            self.report("transform", 1, 1);
+            pca
+        });
+        let s = pca.as_ref().map_or(d, |pca| pca.s);
+
+        let lists = match spec.ivf.and_then(|ivf| ivf.n_lists) {
+            Some(n_lists) => Some(self.partition(spec, n_lists, &base, queries.as_ref(), pca.as_ref())),
+            None => None,
+        };
+        let identity: Vec<u32>;
+        let (order, offsets): (&[u32], Vec<u64>) = match &lists {
+            Some(lists) => (&lists.order, lists.offsets.iter().map(|&o| o as u64).collect()),
+            None => {
+                identity = (0..u32::try_from(n).unwrap_or(u32::MAX)).collect();
+                (&identity, vec![0, n as u64])
+            }
+        };
+
+        // The reduced rows' range, for byte codes.
+        let reduced_range = match (&pca, spec.scorer) {
+            (Some(pca), ScorerSpec::Sq8) => base.range(|row, out| project_row(pca, row, out), s),
+            _ => range.clone(),
+        };
+
+        let n_lists = lists.as_ref().map(|l| l.offsets.len() - 1);
+        let mut decls = Lists::declare(n, n_lists, self.ids.is_none(), widest > u64::from(u32::MAX));
+        if pca.is_some() {
+            decls.extend(Pca::declare(d, s));
+        }
+        if let Some(n_lists) = n_lists {
+            decls.extend(Router::declare(n_lists, s, self.metric));
+        }
+        match spec.scorer {
+            ScorerSpec::Rrr { rank, a_bits, b_bits } => {
+                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
+                decls.extend(shape.declare(offsets.windows(2).map(|w| row_count(w[1] - w[0]))));
+            }
+            ScorerSpec::Sq8 => decls.extend(RowStore::declare(&SCORER_ROWS, RowDtype::Sq8, n, s)),
+            ScorerSpec::Flat => decls.extend(RowStore::declare(&SCORER_ROWS, RowDtype::F32, n, s)),
+        }
+        if let Some(dtype) = spec.refine {
+            decls.extend(RowStore::declare(&REFINE_ROWS, dtype, n, d));
+        }
+        let metadata = BTreeMap::from(
+            [
+                ("format", "nearfield".to_owned()),
+                ("version", VERSION.to_string()),
+                ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
+                ("spec", spec.to_string()),
+                ("metric", self.metric.to_string()),
+                ("n", n.to_string()),
+                ("dim", d.to_string()),
+                ("seed", self.seed.to_string()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        let mut image = ImageBuilder::new(metadata, decls)?;
+        let mut parts = image.parts();
+        lists::write(&mut parts, &offsets, order, |row| match self.ids {
+            Some(ids) => ids[row as usize],
+            None => u64::from(row),
+        });
+        if let Some(pca) = &pca {
+            pca.write(&mut parts);
+        }
+        if let Some(lists) = &lists {
+            Router::write(&lists.centroids, self.metric, &mut parts);
+        }
+        let order: Vec<u32> = order.to_vec();
+        match (spec.scorer, lists) {
+            (ScorerSpec::Rrr { rank, a_bits, b_bits }, Some(lists)) => {
+                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
+                self.regress(shape, &lists, &mut parts);
+            }
+            (ScorerSpec::Sq8 | ScorerSpec::Flat, lists) => {
+                drop(lists);
+                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &reduced_range[..s], &order, |row, out| {
+                    match &pca {
+                        Some(pca) => {
+                            let mut full = vec![0.0; d];
+                            base.read(row, &mut full);
+                            project_row(pca, &full, out);
+                        }
+                        None => base.read(row, out),
+                    }
+                });
+            }
+            // The grammar asks for lists before regressions.
+            (ScorerSpec::Rrr { .. }, None) => {}
+        }
+        if let Some(dtype) = spec.refine {
+            self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, &order, |row, out| base.read(row, out));
+        }
+        Ok(Index::from_image(image.finish()?)?)
+    }
+
+    fn report(&self, stage: &'static str, done: u64, total: u64) {
+        if let Some(callback) = self.progress {
+            callback(Progress { stage, done, total });
+        }
+    }
+
+    /// Checks the ids; returns the largest.
+    fn check_ids(&self, n: usize) -> Result<u64, BuildError> {
+        let Some(ids) = self.ids else { return Ok(n as u64 - 1) };
+        if ids.len() != n {
+            return Err(BuildError::IdCount { expected: n, got: ids.len() });
+        }
+        let mut sorted = ids.to_vec();
+        sorted.par_sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|w| w[0] == w[1]) {
+            return Err(BuildError::IdTwice { id: pair[0] });
+        }
+        match sorted.last() {
+            Some(&NO_ID) => Err(BuildError::IdReserved),
+            last => Ok(last.copied().unwrap_or_default()),
+        }
+    }
+
+    fn partition<V: Vectors, Q: Vectors + ?Sized>(
+        &self,
+        spec: IndexSpec,
+        n_lists: usize,
+        base: &Source<'_, V>,
+        queries: Option<&Source<'_, Q>>,
+        pca: Option<&TrainedPca>,
+    ) -> Partition {
+        let total = kmeans::ITERATIONS as u64 + 2;
+        self.report("partition", 0, total);
+        let points = base.reduced(pca);
+        let s = pca.map_or(base.vectors.dim(), |pca| pca.s);
+        let mut rng = generator(self.seed, "partition");
+        let spherical = !self.metric.is_l2();
+        let centroids = kmeans::train(&points, s, n_lists, spherical, &mut rng, |step| {
+            self.report("partition", step as u64, total);
+        });
+        let regress = matches!(spec.scorer, ScorerSpec::Rrr { .. });
+        // Points are their own training queries unless others are given.
+        let own = regress && queries.is_none();
+        let top = if own { rrr::train::TRAIN_LISTS.min(n_lists) } else { 1 };
+        let nearest = centroids.nearest(&points, top);
+        self.report("partition", total - 1, total);
+        let first: Vec<u32> = nearest.iter().step_by(top).copied().collect();
+        let (offsets, order) = kmeans::group(&first, n_lists);
+        let mut partition = Partition {
+            centroids,
+            offsets,
+            order,
+            points: if regress { points } else { Vec::new() },
+            visitors: None,
+            visits: (Vec::new(), Vec::new()),
+        };
+        if regress {
+            let (top, nearest) = match queries {
+                Some(queries) => {
+                    let visitors = queries.reduced(pca);
+                    let top = rrr::train::TRAIN_LISTS.min(n_lists);
+                    let nearest = partition.centroids.nearest(&visitors, top);
+                    partition.visitors = Some(visitors);
+                    (top, nearest)
+                }
+                None => (top, nearest),
+            };
+            let (offsets, mut rows) = kmeans::group(&nearest, n_lists);
+            for row in &mut rows {
+                *row /= u32::try_from(top).unwrap_or(1);
+            }
+            partition.visits = (offsets, rows);
+        }
+        self.report("partition", total, total);
+        partition
+    }
+
+    fn regress(
+        &self,
+        shape: RrrShape,
+        lists: &Partition,
+        parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    ) {
+        let total = lists.offsets.len() as u64 - 1;
+        let done = AtomicU64::new(0);
+        self.report("regressions", 0, total);
+        let points = rrr::train::Grouped {
+            vectors: &lists.points,
+            members: rrr::train::Members { offsets: &lists.offsets, rows: &lists.order },
+        };
+        let queries = rrr::train::Grouped {
+            vectors: lists.visitors.as_deref().unwrap_or(&lists.points),
+            members: rrr::train::Members { offsets: &lists.visits.0, rows: &lists.visits.1 },
+        };
+        let mut rng = generator(self.seed, "regressions");
+        rrr::train::write(shape, self.metric, &points, &queries, &mut rng, parts, || {
+            self.report("regressions", done.fetch_add(1, Ordering::Relaxed) + 1, total);
+        });
+    }
+
+    fn write_rows(
+        &self,
+        names: &crate::rows::RowNames,
+        dtype: RowDtype,
+        parts: &mut BTreeMap<&'static str, &mut [u8]>,
+        range: &[(f32, f32)],
+        order: &[u32],
+        read: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let total = order.len() as u64;
+        let done = AtomicU64::new(0);
+        RowStore::write(names, dtype, parts, range, |position, out| {
+            read(order[position] as usize, out);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done % 1024 == 0 || done == total {
+                self.report("rows", done, total);
+            }
+        });
+    }
+}
+
+/// Lists and what the regressions need of them.
+struct Partition {
+    centroids: kmeans::Centroids,
+    offsets: Vec<usize>,
+    /// Rows in list order.
+    order: Vec<u32>,
+    /// Reduced points, `[n, s]`.
+    points: Vec<f32>,
+    /// Reduced training queries, where they are not the points.
+    visitors: Option<Vec<f32>>,
+    /// Training queries by list: offsets and rows.
+    visits: (Vec<usize>, Vec<u32>),
+}
+
+/// Vectors as the stages see them: scaled to unit length under cosine.
+struct Source<'v, V: ?Sized> {
+    vectors: &'v V,
+    metric: Metric,
+    what: &'static str,
+}
+
+/// Reading rows, whatever the type of the vectors.
+trait ReadRows: Sync {
+    fn n_rows(&self) -> usize;
+    fn gather(&self, rows: &[usize]) -> Vec<f32>;
+}
+
+impl<V: Vectors + ?Sized> ReadRows for Source<'_, V> {
+    fn n_rows(&self) -> usize {
+        self.vectors.n_rows()
+    }
+
+    fn gather(&self, rows: &[usize]) -> Vec<f32> {
+        let d = self.vectors.dim();
+        let mut out = vec![0.0; rows.len() * d];
+        out.par_chunks_exact_mut(d).zip(rows).for_each(|(out, &row)| self.read(row, out));
+        out
+    }
+}
+
+impl<V: Vectors + ?Sized> Source<'_, V> {
+    fn read(&self, row: usize, out: &mut [f32]) {
+        self.vectors.read(row, out);
+        if self.metric.normalises() {
+            kmeans::normalise(out);
+        }
+    }
+
+    /// Refuses bad rows, the first in row order; returns each dimension's range.
+    fn check(&self, build: &IndexBuilder<'_>) -> Result<Vec<(f32, f32)>, VectorError> {
+        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
+        let done = AtomicU64::new(0);
+        build.report("check", 0, n as u64);
+        let pieces: Vec<Result<Vec<(f32, f32)>, VectorError>> = (0..n.div_ceil(4096))
+            .into_par_iter()
+            .map(|piece| {
+                let rows = piece * 4096..n.min((piece + 1) * 4096);
+                let mut row = vec![0.0; d];
+                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+                for r in rows.clone() {
+                    self.vectors.read(r, &mut row);
+                    check_row(self.what, r, &row, self.metric.normalises())?;
+                    if self.metric.normalises() {
+                        kmeans::normalise(&mut row);
+                    }
+                    widen(&mut range, &row);
+                }
+                let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
+                build.report("check", done, n as u64);
+                Ok(range)
+            })
+            .collect();
+        merge(d, pieces)
+    }
+
+    /// Each dimension's range after a map to `s` dimensions.
+    fn range(&self, map: impl Fn(&[f32], &mut [f32]) + Sync, s: usize) -> Vec<(f32, f32)> {
+        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
+        let pieces: Vec<Result<_, VectorError>> = (0..n.div_ceil(4096))
+            .into_par_iter()
+            .map(|piece| {
+                let (mut row, mut mapped) = (vec![0.0; d], vec![0.0; s]);
+                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
+                for r in piece * 4096..n.min((piece + 1) * 4096) {
+                    self.read(r, &mut row);
+                    map(&row, &mut mapped);
+                    widen(&mut range, &mapped);
+                }
+                Ok(range)
+            })
+            .collect();
+        merge(s, pieces).unwrap_or_default()
+    }
+
+    /// All rows in the reduced space, `[n, s]`.
+    fn reduced(&self, pca: Option<&TrainedPca>) -> Vec<f32> {
+        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
+        let s = pca.map_or(d, |pca| pca.s);
+        let mut out = vec![0.0; n * s];
+        out.par_chunks_mut(CHUNK * s).enumerate().for_each_init(
+            || vec![0.0; if pca.is_some() { CHUNK * d } else { 0 }],
+            |rows, (chunk, out)| {
+                let n = out.len() / s;
+                match pca {
+                    None => {
+                        for (i, out) in out.chunks_exact_mut(s).enumerate() {
+                            self.read(chunk * CHUNK + i, out);
+                        }
+                    }
+                    Some(pca) => {
+                        for (i, row) in rows.chunks_exact_mut(d).take(n).enumerate() {
+                            self.read(chunk * CHUNK + i, row);
+                        }
+                        linalg::product(
+                            linalg::rows(&rows[..n * d], n, d),
+                            linalg::rows(&pca.w, d, s),
+                            out,
+                        );
+                    }
+                }
+            },
+        );
+        out
+    }
+}
+
+fn widen(range: &mut [(f32, f32)], row: &[f32]) {
+    for ((least, most), &v) in range.iter_mut().zip(row) {
+        *least = least.min(v);
+        *most = most.max(v);
+    }
+}
+
+fn merge(
+    d: usize,
+    pieces: Vec<Result<Vec<(f32, f32)>, VectorError>>,
+) -> Result<Vec<(f32, f32)>, VectorError> {
+    let mut whole = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+    for piece in pieces {
+        for (all, part) in whole.iter_mut().zip(piece?) {
+            *all = (all.0.min(part.0), all.1.max(part.1));
+        }
+    }
+    Ok(whole)
+}
+
+fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
+    let limit = f16::MAX.to_f32();
+    for (column, &(least, most)) in range.iter().enumerate() {
+        for value in [least, most] {
+            if value.abs() > limit {
+                return Err(VectorError::HalfRange { column, value });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn project_row(pca: &TrainedPca, row: &[f32], out: &mut [f32]) {
+    let w: &[f16] = &pca.half;
+    Simd::detect().project_f16(w, row, out);
+}
+
+/// A count that came from a slice's length.
+fn row_count(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

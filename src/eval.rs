@@ -1,0 +1,248 @@
+//! Exact search, and recall against it.
+
+use std::collections::HashMap;
+
+use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
+
+use crate::{
+    index::Index,
+    metric::Metric,
+    rows::RowStore,
+    stage::scorer::Scorer,
+    topk::{Candidates, NO_ID, compare},
+    train::{kmeans, linalg},
+    vectors::{VectorError, Vectors, check_row, check_shape},
+};
+
+/// Rows of the base, and queries, in one matrix product: 256 × 1 024 scores fill a megabyte.
+const ROWS: usize = 1024;
+const QUERIES: usize = 256;
+
+/// Scores that differ by less, relative to the larger one, count as equal.
+const TIE: f32 = 1e-6;
+
+/// A search that cannot be done exactly.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// The vectors cannot be searched.
+    #[error(transparent)]
+    Vectors(#[from] VectorError),
+    /// `k` is zero.
+    #[error("k: expected at least 1, got 0")]
+    ZeroK,
+    /// Truth of another shape than asked for.
+    #[error("truth: expected {expected}, got {got}")]
+    Truth {
+        /// Shape expected.
+        expected: String,
+        /// Shape given.
+        got: String,
+    },
+    /// Truth that names points the index does not have.
+    #[error("truth: id {id} of query {query} is not in the index: was it made from the same vectors?")]
+    UnknownId {
+        /// The id.
+        id: u64,
+        /// The query's row.
+        query: usize,
+    },
+}
+
+/// The `k` nearest rows of `base` for each query, exactly: `[n_queries, k]` row numbers, best first, ties by
+/// lower row, [`NO_ID`] beyond the last row.
+///
+/// Candidates come from f32 products; the best of them, with a margin for rounding, are scored again in
+/// f64. `step` is called with (done, total) as work goes on.
+///
+/// # Errors
+/// [`EvalError`] for vectors that cannot be searched, and for `k = 0`.
+pub fn exact(
+    base: &impl Vectors,
+    queries: &impl Vectors,
+    metric: Metric,
+    k: usize,
+    step: impl Fn(u64, u64) + Sync,
+) -> Result<Array2<u64>, EvalError> {
+    if k == 0 {
+        return Err(EvalError::ZeroK);
+    }
+    let (n, d) = (base.n_rows(), base.dim());
+    check_shape("vectors", n, d, None)?;
+    check_shape("queries", queries.n_rows(), queries.dim(), Some(d))?;
+    let read = |what, vectors: &dyn Vectors, row: usize, out: &mut [f32]| {
+        vectors.read(row, out);
+        check_row(what, row, out, metric.normalises())?;
+        if metric.normalises() {
+            kmeans::normalise(out);
+        }
+        Ok::<(), VectorError>(())
+    };
+    // A margin for f32 rounding at the k-th place.
+    let keep = (k + k / 2 + 16).min(n);
+    let n_queries = queries.n_rows();
+    let total = n_queries.div_ceil(QUERIES) as u64 * n as u64;
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let mut ids = Array2::from_elem((n_queries, k), NO_ID);
+    let pieces: Vec<Result<Vec<Vec<u64>>, VectorError>> = (0..n_queries.div_ceil(QUERIES))
+        .into_par_iter()
+        .map(|piece| {
+            let rows = piece * QUERIES..n_queries.min((piece + 1) * QUERIES);
+            let m = rows.len();
+            let mut q = vec![0.0; m * d];
+            for (row, out) in rows.clone().zip(q.chunks_exact_mut(d)) {
+                read("queries", queries, row, out)?;
+            }
+            let mut kept: Vec<Candidates> = (0..m).map(|_| Candidates::default()).collect();
+            for kept in &mut kept {
+                kept.reset(keep);
+            }
+            let mut x = vec![0.0; ROWS * d];
+            let mut products = vec![0.0; ROWS * m];
+            for start in (0..n).step_by(ROWS) {
+                let count = ROWS.min(n - start);
+                for (i, out) in x.chunks_exact_mut(d).take(count).enumerate() {
+                    read("vectors", base, start + i, out)?;
+                }
+                let x = &x[..count * d];
+                let norms: Vec<f32> = x
+                    .chunks_exact(d)
+                    .map(|row| if metric.is_l2() { kmeans::squared_norm(row) } else { 0.0 })
+                    .collect();
+                let products = &mut products[..count * m];
+                linalg::product(linalg::rows(&q, m, d), linalg::rows(x, count, d).transpose(), products);
+                for (kept, products) in kept.iter_mut().zip(products.chunks_exact(count)) {
+                    for (i, (&product, &norm)) in products.iter().zip(&norms).enumerate() {
+                        let score = norm + metric.product_factor() * product;
+                        let position = u32::try_from(start + i).unwrap_or(u32::MAX);
+                        kept.push(score, position, &|position| u64::from(position));
+                    }
+                }
+                let done = done.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);
+                step(done + count as u64, total);
+            }
+            let mut row = vec![0.0; d];
+            let mut found = Vec::with_capacity(m);
+            for (kept, q) in kept.iter_mut().zip(q.chunks_exact(d)) {
+                kept.cut(&|position| u64::from(position));
+                let mut scored = Vec::with_capacity(keep);
+                for &position in kept.positions() {
+                    read("vectors", base, position as usize, &mut row)?;
+                    scored.push((exact_score(metric, q, &row), u64::from(position)));
+                }
+                scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                found.push(scored.into_iter().take(k).map(|(_, id)| id).collect());
+            }
+            Ok(found)
+        })
+        .collect();
+    let mut row = 0;
+    for piece in pieces {
+        for found in piece? {
+            for (i, id) in found.into_iter().enumerate() {
+                ids[[row, i]] = id;
+            }
+            row += 1;
+        }
+    }
+    Ok(ids)
+}
+
+/// Internal score in f64.
+fn exact_score(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
+    let pairs = q.iter().zip(x).map(|(&q, &x)| (f64::from(q), f64::from(x)));
+    if metric.is_l2() {
+        pairs.map(|(q, x)| (q - x) * (q - x)).sum()
+    } else {
+        -pairs.map(|(q, x)| q * x).sum::<f64>()
+    }
+}
+
+/// Recall against exact truth, ties counted.
+///
+/// A returned id is right when it is among the k true ones, or when its exact score is as good as the k-th
+/// true one within 10⁻⁶; each id counts once. Exact scores come from the index's stored rows; without any,
+/// only ids are compared.
+pub struct Recall<'a> {
+    truth: ArrayView2<'a, u64>,
+    k: usize,
+    /// Exact score of the k-th true neighbour, by query.
+    last: Option<Vec<f32>>,
+}
+
+impl<'a> Recall<'a> {
+    /// Prepares truth, `[n_queries, at least k]` ids best first, for an index and its queries.
+    ///
+    /// # Errors
+    /// [`EvalError::Truth`] where the shape does not fit, [`EvalError::UnknownId`] where ids do not.
+    pub fn new(
+        index: &Index,
+        queries: &impl Vectors,
+        truth: ArrayView2<'a, u64>,
+        k: usize,
+    ) -> Result<Self, EvalError> {
+        if k == 0 {
+            return Err(EvalError::ZeroK);
+        }
+        let (rows, width) = truth.dim();
+        let k_true = k.min(index.len());
+        if rows != queries.n_rows() || width < k_true {
+            return Err(EvalError::Truth {
+                expected: format!("{} rows of at least {k_true} ids", queries.n_rows()),
+                got: format!("{rows} rows of {width}"),
+            });
+        }
+        let model = index.model();
+        let ids = model.lists.ids();
+        let n = u32::try_from(index.len()).unwrap_or(u32::MAX);
+        let positions: HashMap<u64, u32> = (0..n).map(|p| (ids.get(p), p)).collect();
+        for (query, row) in truth.outer_iter().enumerate() {
+            if let Some(&id) = row.iter().take(k_true).find(|id| !positions.contains_key(id)) {
+                return Err(EvalError::UnknownId { id, query });
+            }
+        }
+        let store: Option<&RowStore> = match (&model.refine, &model.scorer, &model.transform) {
+            (Some(rows), ..) | (None, Scorer::Rows(rows), None) => Some(rows),
+            _ => None,
+        };
+        let last = store.map(|rows| {
+            let mut q = vec![0.0; model.dim];
+            (0..queries.n_rows())
+                .map(|query| {
+                    queries.read(query, &mut q);
+                    if model.metric.normalises() {
+                        kmeans::normalise(&mut q);
+                    }
+                    let position = positions[&truth[[query, k_true - 1]]];
+                    rows.score_reference(model.metric, &q, position as usize)
+                })
+                .collect()
+        });
+        Ok(Self { truth, k: k_true, last })
+    }
+
+    /// Share of the k true neighbours found: `ids` and `scores` are [`Hits`](crate::Hits)' of the same
+    /// queries.
+    #[must_use]
+    pub fn of(&self, metric: Metric, ids: ArrayView2<'_, u64>, scores: ArrayView2<'_, f32>) -> f64 {
+        let mut found = 0;
+        for (query, (ids, scores)) in ids.outer_iter().zip(scores.outer_iter()).enumerate() {
+            let truth = self.truth.row(query);
+            let truth: Vec<u64> = truth.iter().take(self.k).copied().collect();
+            let mut seen = std::collections::HashSet::new();
+            for (&id, &score) in ids.iter().zip(scores).take(self.k) {
+                let internal = metric.public_score(score);
+                let tie = |last: f32| {
+                    compare((internal, 0), (last + TIE * last.abs().max(internal.abs()), 0)).is_le()
+                };
+                let right = truth.contains(&id)
+                    || self.last.as_ref().is_some_and(|last| id != NO_ID && tie(last[query]));
+                if right && seen.insert(id) {
+                    found += 1;
+                }
+            }
+        }
+        f64::from(found) / (self.k * self.truth.nrows()).max(1) as f64
+    }
+}

@@ -1,0 +1,136 @@
+//! Laying out a new file: tensors are declared first, then written in place.
+//!
+//! Tensors whose length is a multiple of [`ALIGN`] come first, so that each of them starts on a cache
+//! line; the others follow by element size, so that each is aligned to its elements. The header is padded
+//! with spaces to a cache line, as safetensors allows, and holds one fixed-width checksum a tensor, so its
+//! length is known before the tensors are filled in.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rayon::prelude::*;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::{ALIGN, Element, Image, TensorPlace, checksum, checksum_key};
+
+/// A tensor to come.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorDecl {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl TensorDecl {
+    /// A tensor of `T`.
+    pub fn new<T: Element>(name: &'static str, shape: &[usize]) -> Self {
+        Self { name, dtype: T::DTYPE, shape: shape.to_vec() }
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+
+    /// What decides the order: cache-line multiples first, then large elements, then names.
+    fn rank(&self) -> (bool, std::cmp::Reverse<usize>, &'static str) {
+        (self.n_bytes() % ALIGN != 0, std::cmp::Reverse(self.dtype.bitsize()), self.name)
+    }
+}
+
+/// A file being filled in.
+pub(crate) struct ImageBuilder {
+    bytes: memmap2::MmapMut,
+    header_len: usize,
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(&'static str, TensorPlace)>,
+}
+
+impl ImageBuilder {
+    /// Reserves a file with these tensors, all zero.
+    ///
+    /// # Errors
+    /// When the system has no memory of that size.
+    pub fn new(metadata: BTreeMap<String, String>, mut decls: Vec<TensorDecl>) -> std::io::Result<Self> {
+        decls.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        let mut tensors = Vec::with_capacity(decls.len());
+        let mut end = 0;
+        for decl in decls {
+            let n_bytes = decl.n_bytes();
+            tensors.push((
+                decl.name,
+                TensorPlace { dtype: decl.dtype, shape: decl.shape, bytes: end..end + n_bytes },
+            ));
+            end += n_bytes;
+        }
+        let header_len = header(&metadata, &tensors, |_| checksum(&[])).len();
+        for (_, place) in &mut tensors {
+            place.bytes = place.bytes.start + header_len..place.bytes.end + header_len;
+        }
+        let bytes = memmap2::MmapMut::map_anon(header_len + end)?;
+        #[cfg(target_os = "linux")]
+        {
+            // A hint: random rows and list starts then cost fewer address translations.
+            let _ = bytes.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self { bytes, header_len, metadata, tensors })
+    }
+
+    /// All tensors' bytes at once, by name.
+    pub fn parts(&mut self) -> BTreeMap<&'static str, &mut [u8]> {
+        let mut rest = &mut self.bytes[self.header_len..];
+        let mut parts = BTreeMap::new();
+        for (name, place) in &self.tensors {
+            let (part, next) = rest.split_at_mut(place.bytes.len());
+            parts.insert(*name, part);
+            rest = next;
+        }
+        parts
+    }
+
+    /// Computes the checksums, writes the header and freezes the image.
+    ///
+    /// # Errors
+    /// When the system refuses to make the memory read-only.
+    pub fn finish(mut self) -> std::io::Result<Arc<Image>> {
+        let sums: Vec<String> =
+            self.tensors.par_iter().map(|(_, place)| checksum(&self.bytes[place.bytes.clone()])).collect();
+        let sums: BTreeMap<&str, &String> = self.tensors.iter().map(|(name, _)| *name).zip(&sums).collect();
+        let relative: Vec<(&'static str, TensorPlace)> = self
+            .tensors
+            .iter()
+            .map(|(name, place)| {
+                let bytes = place.bytes.start - self.header_len..place.bytes.end - self.header_len;
+                (*name, TensorPlace { bytes, ..place.clone() })
+            })
+            .collect();
+        let header = header(&self.metadata, &relative, |name| sums[name].clone());
+        self.bytes[..self.header_len].copy_from_slice(&header);
+        let mut metadata = self.metadata;
+        metadata.extend(sums.iter().map(|(name, sum)| (checksum_key(name), (*sum).clone())));
+        let tensors = self.tensors.into_iter().map(|(name, place)| (name.to_owned(), place)).collect();
+        Ok(Arc::new(Image { bytes: self.bytes.make_read_only()?, metadata, tensors }))
+    }
+}
+
+/// The header, length word included; tensor places are relative to its end.
+fn header(
+    metadata: &BTreeMap<String, String>,
+    tensors: &[(&'static str, TensorPlace)],
+    sum: impl Fn(&str) -> String,
+) -> Vec<u8> {
+    let mut entries: BTreeMap<&str, Value> = tensors
+        .iter()
+        .map(|(name, place)| {
+            let offsets = [place.bytes.start, place.bytes.end];
+            (*name, json!({"dtype": place.dtype, "shape": place.shape, "data_offsets": offsets}))
+        })
+        .collect();
+    let mut all = metadata.clone();
+    all.extend(tensors.iter().map(|(name, _)| (checksum_key(name), sum(name))));
+    entries.insert("__metadata__", json!(all));
+    let mut text = json!(entries).to_string().into_bytes();
+    text.resize((text.len() + 8).next_multiple_of(ALIGN) - 8, b' ');
+    let mut out = (text.len() as u64).to_le_bytes().to_vec();
+    out.extend(text);
+    out
+}

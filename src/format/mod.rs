@@ -1,0 +1,101 @@
+//! The index file: a [safetensors](https://docs.rs/safetensors) file whose tensors the stages read in place.
+//!
+//! An [`Image`] is the whole file in memory, mapped from disk or, while an index is built, an anonymous
+//! map that the stages write into. There is no second representation: what is searched is what is saved,
+//! and saving is writing the image's bytes. FORMAT.md lists every tensor.
+
+mod layout;
+mod reader;
+mod writer;
+
+use std::{collections::BTreeMap, ops::Deref, ops::Range, sync::Arc};
+
+pub(crate) use writer::write_atomically;
+pub(crate) use layout::{ImageBuilder, TensorDecl};
+pub use reader::OpenError;
+pub use writer::SaveError;
+
+/// FORMAT: the version written, and the newest that is read.
+pub const VERSION: u32 = 1;
+
+/// Tensors start at multiples of this many bytes where their length allows it: a cache line.
+pub(crate) const ALIGN: usize = 64;
+
+/// An element type of the file, and the Rust type it is viewed as.
+pub(crate) trait Element: bytemuck::Pod + Send + Sync {
+    /// The type's name in the file.
+    const DTYPE: safetensors::Dtype;
+}
+
+impl Element for f32 {
+    const DTYPE: safetensors::Dtype = safetensors::Dtype::F32;
+}
+impl Element for half::f16 {
+    const DTYPE: safetensors::Dtype = safetensors::Dtype::F16;
+}
+impl Element for u8 {
+    const DTYPE: safetensors::Dtype = safetensors::Dtype::U8;
+}
+impl Element for u32 {
+    const DTYPE: safetensors::Dtype = safetensors::Dtype::U32;
+}
+impl Element for u64 {
+    const DTYPE: safetensors::Dtype = safetensors::Dtype::U64;
+}
+
+/// Where a tensor stands in its image.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorPlace {
+    pub dtype: safetensors::Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Range<usize>,
+}
+
+/// A whole index file in memory.
+pub(crate) struct Image {
+    bytes: memmap2::Mmap,
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, TensorPlace>,
+}
+
+impl Image {
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Tensors by name.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorPlace> {
+        &self.tensors
+    }
+
+    /// The metadata entry of this name.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+}
+
+/// A tensor of an image, as a slice of `T`.
+pub(crate) struct View<T> {
+    image: Arc<Image>,
+    bytes: Range<usize>,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> Deref for View<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        bytemuck::cast_slice(&self.image.bytes[self.bytes.clone()])
+    }
+}
+
+/// The checksum of a tensor's bytes, as stored: xxh3, 64 bits, 16 hexadecimal digits.
+fn checksum(bytes: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
+}
+
+/// The metadata key of a tensor's checksum.
+fn checksum_key(tensor: &str) -> String {
+    format!("xxh3.{tensor}")
+}

@@ -1,0 +1,174 @@
+//! Opening a file: mapped, and checked before any stage uses it.
+//!
+//! The safetensors crate checks that the header is sound: tensors lie inside the file, do not overlap,
+//! leave no gap, and have the length their shape says. Stages then state the shape they expect of each
+//! tensor, computed from the specification in the metadata, and refuse anything else. Nothing is
+//! allocated by a size read from the file.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{Element, Image, TensorPlace, VERSION, View, checksum, checksum_key};
+
+/// A file that is not a usable index.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a safetensors file, or is cut short.
+    #[error("not a nearfield index, or a truncated one: {reason}")]
+    Foreign {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file is of a version this build cannot read.
+    #[error("index version: expected 1 to {VERSION}, got {got}; it was written by a newer nearfield")]
+    Version {
+        /// The file's version.
+        got: u32,
+    },
+    /// A metadata entry is missing or unreadable.
+    #[error("metadata `{key}`: expected {expected}, got {}", got.as_deref().unwrap_or("nothing"))]
+    Metadata {
+        /// The entry.
+        key: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        got: Option<String>,
+    },
+    /// A tensor is missing or has another type or shape than the specification asks for.
+    #[error("tensor `{name}`: expected {expected}, got {got}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Type and shape expected.
+        expected: String,
+        /// Type and shape found.
+        got: String,
+    },
+    /// A tensor holds values that cannot be.
+    #[error("tensor `{name}`: {reason}")]
+    Value {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor's bytes are not those that were saved.
+    #[error("tensor `{name}`: checksum {got} instead of {expected}: the file is damaged")]
+    Checksum {
+        /// The tensor.
+        name: String,
+        /// The sum stored.
+        expected: String,
+        /// The sum of the bytes.
+        got: String,
+    },
+}
+
+impl Image {
+    /// Maps a file and reads its header.
+    pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?;
+        if !length.is_file() {
+            return Err(OpenError::Foreign { reason: "it is not a regular file".to_owned() });
+        }
+        if length.len() < 8 {
+            return Err(OpenError::Foreign { reason: format!("it has only {} bytes", length.len()) });
+        }
+        // SAFETY: the map is read-only; index files are replaced by renaming, never changed in place, so
+        // the bytes stay as they are. (A file truncated by others while mapped ends the process with
+        // SIGBUS; the crate's documentation says so.)
+        let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        let foreign = |reason: String| OpenError::Foreign { reason };
+        let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
+        let start = header_len + 8;
+        let mut tensors = BTreeMap::new();
+        for (name, info) in header.tensors() {
+            let (from, to) = info.data_offsets;
+            let place =
+                TensorPlace { dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
+            tensors.insert(name, place);
+        }
+        let end = tensors.values().map(|t: &TensorPlace| t.bytes.end).max().unwrap_or(start);
+        if end != bytes.len() {
+            return Err(foreign(format!("its tensors end at byte {end}, the file at byte {}", bytes.len())));
+        }
+        let metadata: BTreeMap<String, String> =
+            header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let image = Self { bytes, metadata, tensors };
+        if image.metadata("format") != Some("nearfield") {
+            return Err(foreign("its metadata does not say `format = nearfield`".to_owned()));
+        }
+        let version: u32 = image.parsed("version", "a number")?;
+        if version == 0 || version > VERSION {
+            return Err(OpenError::Version { got: version });
+        }
+        Ok(Arc::new(image))
+    }
+
+    /// A metadata entry, parsed.
+    pub fn parsed<T: std::str::FromStr>(&self, key: &'static str, expected: &str) -> Result<T, OpenError> {
+        self.metadata(key).and_then(|text| text.parse().ok()).ok_or_else(|| OpenError::Metadata {
+            key,
+            expected: expected.to_owned(),
+            got: self.metadata(key).map(str::to_owned),
+        })
+    }
+
+    /// The tensor of this name if it has exactly this type and shape.
+    pub fn view<T: Element>(self: &Arc<Self>, name: &str, shape: &[usize]) -> Result<View<T>, OpenError> {
+        let place = self.tensors.get(name);
+        match place {
+            // The length is checked again against the shape expected, so that no kernel relies on the
+            // header's own arithmetic; the alignment holds for every file this crate writes.
+            Some(place)
+                if place.dtype == T::DTYPE
+                    && place.shape == shape
+                    && shape.iter().try_fold(size_of::<T>(), |a, &b| a.checked_mul(b))
+                        == Some(place.bytes.len())
+                    && self.bytes[place.bytes.clone()].as_ptr().align_offset(align_of::<T>()) == 0 =>
+            {
+                Ok(View { image: self.clone(), bytes: place.bytes.clone(), element: std::marker::PhantomData })
+            }
+            _ => Err(OpenError::Tensor {
+                name: name.to_owned(),
+                expected: describe(T::DTYPE, shape),
+                got: place.map_or_else(|| "no such tensor".to_owned(), |p| describe(p.dtype, &p.shape)),
+            }),
+        }
+    }
+
+    /// Compares every tensor with its stored checksum.
+    pub fn verify(&self) -> Result<(), OpenError> {
+        self.tensors.par_iter().try_for_each(|(name, place)| {
+            let got = checksum(&self.bytes[place.bytes.clone()]);
+            let expected = self.metadata(&checksum_key(name)).unwrap_or("nothing");
+            if got == expected {
+                return Ok(());
+            }
+            Err(OpenError::Checksum { name: name.clone(), expected: expected.to_owned(), got })
+        })
+    }
+}
+
+fn describe(dtype: Dtype, shape: &[usize]) -> String {
+    format!("{dtype:?} {shape:?}")
+}

@@ -1,0 +1,61 @@
+//! Saving: whole or not at all.
+//!
+//! The bytes go to a temporary file beside the target, which is synced and then renamed over it. A full
+//! disk, a crash or a power cut leaves the old file as it was.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::Image;
+
+/// An index that could not be saved; what stood at the path is unchanged.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot save {}: {source}; what was there is unchanged", path.display())]
+pub struct SaveError {
+    /// The target.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: std::io::Error,
+}
+
+impl Image {
+    /// Writes the image to a file.
+    pub fn save(&self, path: &Path) -> Result<(), SaveError> {
+        write_atomically(path, |file| file.write_all(self.bytes()))
+            .map_err(|source| SaveError { path: path.to_owned(), source })
+    }
+}
+
+/// Creates or replaces `path` with what `fill` writes, atomically.
+pub(crate) fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Err(std::io::Error::other("it is a folder"));
+    }
+    let mut options = tempfile::Builder::new();
+    options.prefix(".nearfield-").suffix(".tmp");
+    #[cfg(unix)]
+    let mode = {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::Permissions::from_mode(0o666)
+    };
+    #[cfg(unix)]
+    options.permissions(mode);
+    let mut temporary = options.tempfile_in(folder)?;
+    fill(temporary.as_file_mut())?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    // The rename itself is made durable where the system lets folders be synced.
+    if let Ok(folder) = std::fs::File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! The index: immutable once built, one image whether built or opened.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    build::IndexBuilder,
+    device::{Device, DeviceError},
+    format::{Image, OpenError, SaveError},
+    lists::Lists,
+    metric::Metric,
+    rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
+    search::Searcher,
+    spec::{IndexSpec, RowDtype, ScorerSpec, TransformSpec},
+    stage::{
+        router::Router,
+        scorer::{Rrr, Scorer, rrr::RrrShape},
+        transform::Pca,
+    },
+};
+
+/// A trained index: cheap to clone, shared between threads.
+///
+/// ```
+/// use nearfield::{Device, Index, Metric, SearchParams};
+/// # let base = ndarray::Array2::from_shape_fn((500, 20), |(i, j)| ((i * 7 + j * 13) % 31) as f32 - 15.0);
+/// let index = Index::builder("IVF8,SQ8,Refine(f32)".parse()?).metric(Metric::L2).seed(7).build(base.view())?;
+/// let searcher = index.searcher(Device::auto())?;
+/// let hits = searcher.search(base.view(), SearchParams::new(3).n_probe(8))?;
+/// assert_eq!(hits.ids[[42, 0]], 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Index(Arc<Model>);
+
+/// The stages of an index, viewing its image.
+pub(crate) struct Model {
+    pub image: Arc<Image>,
+    pub spec: IndexSpec,
+    pub metric: Metric,
+    pub n: usize,
+    pub dim: usize,
+    pub seed: u64,
+    pub lists: Lists,
+    pub transform: Option<Pca>,
+    pub router: Option<Router>,
+    pub scorer: Scorer,
+    pub refine: Option<RowStore>,
+}
+
+/// What an index consists of, for display.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+impl Index {
+    /// Starts building an index.
+    #[must_use]
+    pub fn builder(spec: IndexSpec) -> IndexBuilder<'static> {
+        IndexBuilder::new(spec)
+    }
+
+    /// Maps an index file and checks it; vectors are read when searches touch them.
+    ///
+    /// The file must not be truncated or changed in place while it is open: the system would end the
+    /// process. Replacing it by renaming, as [`Index::save`] does, is safe.
+    ///
+    /// # Errors
+    /// [`OpenError`] names what is wrong with the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::from_image(Image::open(path.as_ref())?)
+    }
+
+    pub(crate) fn from_image(image: Arc<Image>) -> Result<Self, OpenError> {
+        let spec: IndexSpec = image.parsed("spec", "an index specification")?;
+        let metric: Metric = image.parsed("metric", "ip, cosine or l2")?;
+        let n: usize = image.parsed("n", "a number of points")?;
+        let dim: usize = image.parsed("dim", "a number of dimensions")?;
+        let seed: u64 = image.parsed("seed", "a number")?;
+        let unfit = |key, expected: String| OpenError::Metadata {
+            key,
+            expected,
+            got: image.metadata(key).map(str::to_owned),
+        };
+        if dim == 0 || dim > crate::spec::DIM_MAX {
+            return Err(unfit("dim", format!("1 to {}", crate::spec::DIM_MAX)));
+        }
+        if n == 0 || n >= u32::MAX as usize {
+            return Err(unfit("n", format!("1 to {}", u32::MAX - 1)));
+        }
+        let complete = spec.resolve(n, dim).map_err(|e| unfit("spec", e.to_string()))?;
+        if complete != spec {
+            return Err(unfit("spec", format!("every number written out, as in {complete}")));
+        }
+        let s = match spec.transform {
+            Some(TransformSpec::Pca { dims }) => dims.unwrap_or(dim),
+            None => dim,
+        };
+        let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
+        let lists = Lists::open(&image, n, n_lists)?;
+        let transform = spec.transform.map(|_| Pca::open(&image, dim, s)).transpose()?;
+        let router = n_lists.map(|l| Router::open(&image, l, s, metric)).transpose()?;
+        let scorer = match spec.scorer {
+            ScorerSpec::Rrr { rank, a_bits, b_bits } => {
+                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, metric);
+                Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
+            }
+            ScorerSpec::Sq8 => Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, RowDtype::Sq8, n, s)?),
+            ScorerSpec::Flat => Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, RowDtype::F32, n, s)?),
+        };
+        let refine =
+            spec.refine.map(|dtype| RowStore::open(&image, &REFINE_ROWS, dtype, n, dim)).transpose()?;
+        Ok(Self(Arc::new(Model {
+            image,
+            spec,
+            metric,
+            n,
+            dim,
+            seed,
+            lists,
+            transform,
+            router,
+            scorer,
+            refine,
+        })))
+    }
+
+    /// Writes the index to a file, whole or not at all: what was there stays until the new file is
+    /// complete and on disk.
+    ///
+    /// # Errors
+    /// [`SaveError`] with the system's reason; the old file is then unchanged.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveError> {
+        self.0.image.save(path.as_ref())
+    }
+
+    /// Compares every tensor with its checksum.
+    ///
+    /// # Errors
+    /// [`OpenError::Checksum`] names a damaged tensor.
+    pub fn verify(&self) -> Result<(), OpenError> {
+        self.0.image.verify()
+    }
+
+    /// A searcher on a device.
+    ///
+    /// # Errors
+    /// [`DeviceError`] where the device asked for cannot be used.
+    pub fn searcher(&self, device: Device) -> Result<Searcher, DeviceError> {
+        Searcher::new(self.0.clone(), device)
+    }
+
+    /// The specification, with every number filled in.
+    #[must_use]
+    pub fn spec(&self) -> IndexSpec {
+        self.0.spec
+    }
+
+    /// The metric.
+    #[must_use]
+    pub fn metric(&self) -> Metric {
+        self.0.metric
+    }
+
+    /// Number of points.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.n
+    }
+
+    /// Never true: an index has at least one point.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.n == 0
+    }
+
+    /// Dimensions of points and queries.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.0.dim
+    }
+
+    /// Number of lists; 1 without a partition.
+    #[must_use]
+    pub fn n_lists(&self) -> usize {
+        self.0.lists.len()
+    }
+
+    /// The seed it was built with.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// Bytes of the index, as a file and in memory.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.0.image.bytes().len()
+    }
+
+    /// Points in each list.
+    #[must_use]
+    pub fn list_sizes(&self) -> Vec<usize> {
+        (0..self.0.lists.len()).map(|l| self.0.lists.range(l).len()).collect()
+    }
+
+    /// The tensors of the file.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<TensorInfo> {
+        self.0
+            .image
+            .tensors()
+            .iter()
+            .map(|(name, place)| TensorInfo {
+                name: name.clone(),
+                dtype: format!("{:?}", place.dtype),
+                shape: place.shape.clone(),
+                bytes: place.bytes.len(),
+            })
+            .collect()
+    }
+
+    /// An entry of the file's metadata, such as `builder`.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.0.image.metadata(key)
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index")
+            .field("spec", &self.0.spec.to_string())
+            .field("metric", &self.0.metric)
+            .field("n", &self.0.n)
+            .field("dim", &self.0.dim)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! Vector files, by extension, and files of ids.
+//!
+//! | extension | layout |
+//! |---|---|
+//! | `.npy` | NumPy array `[n, d]`, C order: f32, f16, u8, i8 |
+//! | `.fvecs` `.bvecs` `.ivecs` | each row: its length as i32, then f32, u8 or i32 values |
+//! | `.fbin` `.u8bin` `.i8bin` `.ibin` | n and d as u32, then f32, u8, i8 or i32 values |
+//!
+//! All are little-endian. Files are mapped, and rows converted to f32 as they are read: a file of bytes is
+//! never held in memory as floats.
+
+mod npy;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use ndarray::Array2;
+
+pub use npy::{write_ids, write_scores};
+use table::{Element, Table};
+
+use crate::{topk::NO_ID, vectors::Vectors};
+
+/// A file that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The name ends in none of the known extensions.
+    #[error("{}: expected a file ending in {expected}", path.display())]
+    Extension {
+        /// The file.
+        path: PathBuf,
+        /// Extensions allowed.
+        expected: &'static str,
+    },
+    /// The contents do not follow the format.
+    #[error("{}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found, with the byte offset where there is one.
+        reason: String,
+    },
+}
+
+const VECTOR_EXTENSIONS: &str = ".npy, .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin or .ibin";
+const ID_EXTENSIONS: &str = ".npy, .ivecs or .ibin";
+
+/// A mapped file of vectors.
+pub struct VectorFile(Table);
+
+impl VectorFile {
+    /// Maps a file and checks its layout.
+    ///
+    /// # Errors
+    /// [`FileError`] names the file, what was expected and what was found.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let table = Table::open(path.as_ref(), VECTOR_EXTENSIONS)?;
+        if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
+            return Err(FileError::Malformed {
+                path: path.as_ref().to_owned(),
+                reason: format!("expected f32, f16, u8, i8 or i32 values, got {}", table.element.name()),
+            });
+        }
+        Ok(Self(table))
+    }
+
+    /// Type of the stored values: `f32`, `f16`, `u8`, `i8` or `i32`.
+    #[must_use]
+    pub fn dtype(&self) -> &'static str {
+        self.0.element.name()
+    }
+}
+
+impl Vectors for VectorFile {
+    fn n_rows(&self) -> usize {
+        self.0.n_rows
+    }
+
+    fn dim(&self) -> usize {
+        self.0.width
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.0.row(row);
+        match self.0.element {
+            Element::F32 => convert(bytes, out, f32::from_le_bytes),
+            Element::F16 => {
+                // Aligned in any NumPy file; then converted many at a time.
+                match bytemuck::try_cast_slice::<u8, f16>(bytes) {
+                    Ok(half) if cfg!(target_endian = "little") => {
+                        half::slice::HalfFloatSliceExt::convert_to_f32_slice(half, out);
+                    }
+                    _ => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+                }
+            }
+            Element::U8 => convert(bytes, out, |[b]: [u8; 1]| f32::from(b)),
+            Element::I8 => convert(bytes, out, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
+            Element::I32 => convert(bytes, out, |b| i32::from_le_bytes(b) as f32),
+            // Refused on opening.
+            Element::I64 | Element::U64 | Element::U32 => {}
+        }
+    }
+}
+
+fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    let (values, _) = bytes.as_chunks::<N>();
+    for (out, &bytes) in out.iter_mut().zip(values) {
+        *out = value(bytes);
+    }
+}
+
+/// Reads a file of ids, `[n, width]`: neighbours by query, or with width 1 one id a row. A one-dimensional
+/// array has width 1; negative values are [`NO_ID`].
+///
+/// # Errors
+/// [`FileError`] names the file, what was expected and what was found.
+pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
+    let path = path.as_ref();
+    let table = Table::open(path, ID_EXTENSIONS)?;
+    let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
+    let mut ids = Vec::with_capacity(table.n_rows * table.width);
+    let signed = |v: i64| u64::try_from(v).unwrap_or(NO_ID);
+    for row in 0..table.n_rows {
+        let bytes = table.row(row);
+        match table.element {
+            Element::I32 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i32::from_le_bytes(b).into()))),
+            Element::U32 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from(u32::from_le_bytes(b)))),
+            Element::I64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i64::from_le_bytes(b)))),
+            Element::U64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b))),
+            other => return Err(malformed(format!("expected i32, i64, u32 or u64 ids, got {}", other.name()))),
+        }
+    }
+    Array2::from_shape_vec((table.n_rows, table.width), ids).map_err(|e| malformed(e.to_string()))
+}

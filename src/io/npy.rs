@@ -1,0 +1,103 @@
+//! NumPy arrays: headers by the npyz crate, values read in place.
+
+use std::{io::BufWriter, path::Path};
+
+use ndarray::ArrayView2;
+use npyz::{NpyHeader, Order, WriterBuilder};
+
+use super::{
+    FileError,
+    table::{Element, Layout},
+};
+use crate::{format::write_atomically, topk::NO_ID};
+
+/// Bytes of a header, at most: real ones have 128.
+const HEADER_MAX: usize = 1 << 16;
+
+/// Where the values of an `.npy` file stand.
+pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
+    let mut header_bytes = &bytes[..bytes.len().min(HEADER_MAX)];
+    // The length field, refused here if it points outside, since the parser allocates by it.
+    let stated = match bytes.get(6..12) {
+        Some([1, _, low, high, ..]) => u32::from(u16::from_le_bytes([*low, *high])),
+        Some([2 | 3, _, a, b, c, d]) => u32::from_le_bytes([*a, *b, *c, *d]),
+        _ => return Err(format!("expected a NumPy array, got {} bytes that do not begin like one", bytes.len())),
+    };
+    if stated as usize > header_bytes.len() {
+        return Err(format!("its header claims {stated} bytes of {}", bytes.len()));
+    }
+    let before = header_bytes.len();
+    let header = NpyHeader::from_reader(&mut header_bytes).map_err(|e| format!("not a NumPy array: {e}"))?;
+    let start = before - header_bytes.len();
+    let kind = header.dtype().descr();
+    let element = match kind.trim_matches('\'') {
+        "<f4" => Element::F32,
+        "<f2" => Element::F16,
+        "|u1" | "<u1" => Element::U8,
+        "|i1" | "<i1" => Element::I8,
+        "<i4" => Element::I32,
+        "<u4" => Element::U32,
+        "<i8" => Element::I64,
+        "<u8" => Element::U64,
+        _ => {
+            return Err(format!("expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}"));
+        }
+    };
+    let (n_rows, width) = match *header.shape() {
+        [n] => (n, 1),
+        [n, d] => (n, d),
+        ref other => return Err(format!("expected two dimensions, got shape {other:?}")),
+    };
+    if header.order() == Order::Fortran && n_rows > 1 && width > 1 {
+        return Err("expected C order, got Fortran order: save np.ascontiguousarray(x)".to_owned());
+    }
+    let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes() as u64));
+    if need != Some((bytes.len() - start) as u64) {
+        return Err(format!(
+            "its header says {n_rows} rows of {width} {} values, but {} bytes follow it",
+            element.name(),
+            bytes.len() - start
+        ));
+    }
+    // The product fits the file's length, so both fit a usize unless one is 0.
+    let small = |v: u64| usize::try_from(v).map_err(|_| format!("{v} does not fit this machine"));
+    let (n_rows, width) = (small(n_rows)?, small(width)?);
+    Ok(Layout { element, n_rows, width, start, stride: width * element.bytes() })
+}
+
+/// Writes ids as i64, [`NO_ID`] as −1.
+///
+/// # Errors
+/// [`FileError::Io`] with the system's reason; what was at the path is then unchanged.
+pub fn write_ids(path: impl AsRef<Path>, ids: ArrayView2<'_, u64>) -> Result<(), FileError> {
+    let signed = ids.iter().map(|&id| if id == NO_ID { -1 } else { i64::try_from(id).unwrap_or(i64::MAX) });
+    write(path.as_ref(), ids.dim(), signed)
+}
+
+/// Writes scores as f32.
+///
+/// # Errors
+/// As [`write_ids`].
+pub fn write_scores(path: impl AsRef<Path>, scores: ArrayView2<'_, f32>) -> Result<(), FileError> {
+    write(path.as_ref(), scores.dim(), scores.iter().copied())
+}
+
+fn write<T: npyz::AutoSerialize>(
+    path: &Path,
+    (n_rows, width): (usize, usize),
+    values: impl Iterator<Item = T>,
+) -> Result<(), FileError> {
+    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("npy")) {
+        return Err(FileError::Extension { path: path.to_owned(), expected: ".npy" });
+    }
+    write_atomically(path, |file| {
+        let mut out = npyz::WriteOptions::<T>::new()
+            .default_dtype()
+            .shape(&[n_rows as u64, width as u64])
+            .writer(BufWriter::new(file))
+            .begin_nd()?;
+        out.extend(values)?;
+        out.finish()
+    })
+    .map_err(|source| FileError::Io { path: path.to_owned(), source })
+}

@@ -1,0 +1,127 @@
+//! The pipeline on the CPU.
+
+use super::{Request, SearchError};
+use crate::{
+    index::Model,
+    rows::RowQuery,
+    simd::Simd,
+    stage::{
+        rerank, router,
+        scorer::{self, Scorer, ScorerQuery, rrr},
+        transform,
+    },
+    topk::{Candidates, compare},
+    vectors::Vectors,
+};
+
+/// Queries in one piece of work, at most.
+pub(super) const BATCH: usize = 256;
+
+/// Memory that a query needs, kept from one query to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    q: Vec<f32>,
+    query: ScorerQuery,
+    routed: Candidates,
+    lists: Vec<u32>,
+    kept: Candidates,
+    rrr: rrr::cpu::RrrScratch,
+    exact_query: RowQuery,
+    exact: Vec<(f32, u64)>,
+}
+
+pub(super) fn search<V: Vectors>(
+    model: &Model,
+    simd: Simd,
+    request: &Request<'_, V>,
+    first: usize,
+    ids: &mut [u64],
+    scores: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<(), SearchError> {
+    for (i, (ids, scores)) in ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k)).enumerate() {
+        request.query(model, first + i, &mut scratch.q)?;
+        one(model, simd, request, ids, scores, scratch);
+    }
+    Ok(())
+}
+
+/// Searches `scratch.q`.
+fn one<V: Vectors>(
+    model: &Model,
+    simd: Simd,
+    request: &Request<'_, V>,
+    ids: &mut [u64],
+    scores: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let id_of = |position: u32| model.lists.ids().get(position);
+    match &model.transform {
+        Some(pca) => transform::cpu::project(simd, pca, &scratch.q, &mut scratch.query.reduced),
+        None => scratch.query.reduced.clone_from(&scratch.q),
+    }
+    let query = &mut scratch.query;
+    let s = query.reduced.len();
+    // Room for whole pairs of groups, as 4-bit blocks want it.
+    query.blocks.codes.resize(s.next_multiple_of(8), 0);
+    query.blocks.first = query.reduced[0];
+    (query.blocks.scale, query.blocks.sum) =
+        simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
+    match &model.router {
+        Some(router) => {
+            let n_probe = request.effort.n_probe;
+            router::cpu::route(simd, router, &query.blocks, n_probe, &mut scratch.routed, &mut scratch.lists);
+        }
+        None => {
+            scratch.lists.clear();
+            scratch.lists.push(0);
+        }
+    }
+    scratch.kept.reset(request.effort.n_rerank);
+    match &model.scorer {
+        Scorer::Rrr(rrr) => {
+            for (i, &list) in scratch.lists.iter().enumerate() {
+                if let Some(&next) = scratch.lists.get(i + 1) {
+                    rrr::cpu::prefetch(rrr, next as usize);
+                }
+                let list = list as usize;
+                let range = model.lists.range(list);
+                rrr::cpu::scan(simd, rrr, list, range, query, &mut scratch.rrr, &mut scratch.kept, &id_of);
+            }
+        }
+        Scorer::Rows(rows) => {
+            rows.prepare(model.metric, &query.reduced, &mut query.rows);
+            for &list in &scratch.lists {
+                let range = model.lists.range(list as usize);
+                scorer::rows::scan(simd, rows, model.metric, &query.rows, range, &mut scratch.kept, &id_of);
+            }
+        }
+    }
+    scratch.kept.cut(&id_of);
+    scratch.exact.clear();
+    let exact = &mut scratch.exact;
+    if let Some(rows) = &model.refine {
+        rows.prepare(model.metric, &scratch.q, &mut scratch.exact_query);
+        let positions = scratch.kept.positions();
+        rerank::cpu::scores(simd, rows, model.metric, &scratch.exact_query, positions, |position, score| {
+            exact.push((score, id_of(u32::try_from(position).unwrap_or(u32::MAX))));
+        });
+    } else {
+        let missing = if model.metric.is_l2() && model.scorer.omits_query_norm() {
+            simd.dot_f32(&query.reduced, &query.reduced)
+        } else {
+            0.0
+        };
+        let found = scratch.kept.positions().iter().zip(scratch.kept.scores());
+        exact.extend(found.map(|(&position, &score)| (score + missing, id_of(position))));
+    }
+    if exact.len() > request.k {
+        exact.select_nth_unstable_by(request.k - 1, |a, b| compare(*a, *b));
+        exact.truncate(request.k);
+    }
+    exact.sort_unstable_by(|a, b| compare(*a, *b));
+    for ((id, score), found) in ids.iter_mut().zip(scores).zip(exact.iter()) {
+        *id = found.1;
+        *score = model.metric.public_score(found.0);
+    }
+}

@@ -1,0 +1,261 @@
+//! Searching: parameters in, the k nearest out.
+//!
+//! A [`Searcher`] runs the four stages on one backend. It is shared between threads: each call borrows the
+//! scratch memory it needs from a pool and gives it back.
+
+mod cpu;
+mod reference;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::{
+    device::{Backend, Device, DeviceError, DeviceInfo},
+    index::Model,
+    topk::NO_ID,
+    train::kmeans::normalise,
+    vectors::{VectorError, Vectors, check_row, check_shape},
+};
+
+/// How to search.
+///
+/// Lists probed and candidates reranked trade speed for recall; both have defaults that suit a first try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SearchParams {
+    /// Neighbours a query; more than there are points is allowed, missing places are marked.
+    pub k: usize,
+    /// Lists read a query, at most all; `None` is one list in 32, at least 8.
+    pub n_probe: Option<usize>,
+    /// Candidates scored exactly, at least `k`; `None` is `5·k`, at least 50.
+    pub n_rerank: Option<usize>,
+    /// Threads for a batch: 0 takes rayon's current pool, 1 stays on the calling thread.
+    pub threads: usize,
+}
+
+impl SearchParams {
+    /// The `k` nearest, with default effort, on rayon's current pool.
+    #[must_use]
+    pub fn new(k: usize) -> Self {
+        Self { k, n_probe: None, n_rerank: None, threads: 0 }
+    }
+
+    /// Lists read a query.
+    #[must_use]
+    pub fn n_probe(mut self, n_probe: usize) -> Self {
+        self.n_probe = Some(n_probe);
+        self
+    }
+
+    /// Candidates scored exactly.
+    #[must_use]
+    pub fn n_rerank(mut self, n_rerank: usize) -> Self {
+        self.n_rerank = Some(n_rerank);
+        self
+    }
+
+    /// Threads for a batch.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+}
+
+/// Numbers that a search really uses: defaults filled in, values clamped to the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Lists read a query.
+    pub n_probe: usize,
+    /// Candidates that survive scoring: reranked if rows are stored, returned as they are if not.
+    pub n_rerank: usize,
+}
+
+/// The neighbours of a batch of queries, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hits {
+    /// Ids, `[n_queries, k]`; [`NO_ID`] where there is no neighbour.
+    pub ids: Array2<u64>,
+    /// Scores, `[n_queries, k]`: larger is better for products, smaller for l2; the worst there is where
+    /// there is no neighbour.
+    pub scores: Array2<f32>,
+}
+
+/// A search that cannot be done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SearchError {
+    /// The queries do not fit the index.
+    #[error(transparent)]
+    Queries(#[from] VectorError),
+    /// A number is zero that may not be.
+    #[error("{name}: expected at least 1, got 0")]
+    Zero {
+        /// The parameter.
+        name: &'static str,
+    },
+    /// The result would not fit in memory.
+    #[error("k: expected a result of at most {limit} places, got {n_queries} queries of {k} neighbours")]
+    TooLarge {
+        /// Places allowed.
+        limit: usize,
+        /// Queries.
+        n_queries: usize,
+        /// Neighbours asked for.
+        k: usize,
+    },
+    /// No thread pool could be made.
+    #[error("threads: {0}")]
+    Threads(String),
+}
+
+/// Places of one result, at most: 48 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
+const PLACES_MAX: usize = 1 << 32;
+
+/// Runs searches of one index on one device.
+///
+/// Batches are spread over threads; a single query runs on the calling thread.
+pub struct Searcher {
+    model: Arc<Model>,
+    backend: Backend,
+    device: DeviceInfo,
+    scratch: Mutex<Vec<Box<cpu::Scratch>>>,
+}
+
+impl Searcher {
+    pub(crate) fn new(model: Arc<Model>, device: Device) -> Result<Self, DeviceError> {
+        let (backend, device) = Backend::choose(device);
+        Ok(Self { model, backend, device, scratch: Mutex::new(Vec::new()) })
+    }
+
+    /// The device in use, and why.
+    #[must_use]
+    pub fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    /// The effort that these parameters mean for this index.
+    #[must_use]
+    pub fn effort(&self, params: SearchParams) -> Effort {
+        let n_lists = self.model.lists.len();
+        let n_probe = params.n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
+        let n_rerank = if self.model.refine.is_some() {
+            params.n_rerank.unwrap_or_else(|| params.k.saturating_mul(5).max(50)).max(params.k)
+        } else {
+            params.k
+        };
+        Effort { n_probe, n_rerank: n_rerank.min(self.model.n) }
+    }
+
+    /// The `k` nearest points of each query, `[n_queries, d]`.
+    ///
+    /// # Errors
+    /// [`SearchError`] names the argument, what was expected and what was given; NaN and infinity are
+    /// refused with their row and column.
+    pub fn search(&self, queries: ArrayView2<'_, f32>, params: SearchParams) -> Result<Hits, SearchError> {
+        self.search_vectors(&queries, params)
+    }
+
+    /// [`Searcher::search`] for queries from anywhere, a mapped file for instance.
+    ///
+    /// # Errors
+    /// As [`Searcher::search`].
+    pub fn search_vectors(&self, queries: &impl Vectors, params: SearchParams) -> Result<Hits, SearchError> {
+        let (n, d, k) = (queries.n_rows(), queries.dim(), params.k);
+        check_shape("queries", n, d, Some(self.model.dim))?;
+        for (name, value) in [("k", Some(k)), ("n_probe", params.n_probe), ("n_rerank", params.n_rerank)] {
+            if value == Some(0) {
+                return Err(SearchError::Zero { name });
+            }
+        }
+        if n.checked_mul(k).is_none_or(|places| places > PLACES_MAX) {
+            return Err(SearchError::TooLarge { limit: PLACES_MAX, n_queries: n, k });
+        }
+        let mut ids = Array2::from_elem((n, k), NO_ID);
+        let mut scores = Array2::from_elem((n, k), self.model.metric.worst_score());
+        let request = Request { queries, effort: self.effort(params), k };
+        if n == 1 || params.threads == 1 {
+            self.run(&request, 0, ids.as_slice_mut(), scores.as_slice_mut())?;
+        } else {
+            let mut spread = || self.spread(&request, &mut ids, &mut scores);
+            match params.threads {
+                0 => spread()?,
+                threads => rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .map_err(|e| SearchError::Threads(e.to_string()))?
+                    .install(spread)?,
+            }
+        }
+        Ok(Hits { ids, scores })
+    }
+
+    fn spread<V: Vectors>(
+        &self,
+        request: &Request<'_, V>,
+        ids: &mut Array2<u64>,
+        scores: &mut Array2<f32>,
+    ) -> Result<(), SearchError> {
+        use rayon::prelude::*;
+        // Four pieces a thread even out lists of different length; a piece is at most one batch.
+        let pieces = rayon::current_num_threads() * 4;
+        let rows = request.queries.n_rows().div_ceil(pieces).clamp(1, cpu::BATCH);
+        let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) else { return Ok(()) };
+        let width = rows * request.k;
+        ids.par_chunks_mut(width)
+            .zip(scores.par_chunks_mut(width))
+            .enumerate()
+            .map(|(piece, (ids, scores))| self.run(request, piece * rows, Some(ids), Some(scores)))
+            // The first error in query order, whichever thread met one first.
+            .collect::<Vec<_>>()
+            .into_iter()
+            .collect()
+    }
+
+    /// Searches the queries from row `first` on, as many as `ids` has room for.
+    fn run<V: Vectors>(
+        &self,
+        request: &Request<'_, V>,
+        first: usize,
+        ids: Option<&mut [u64]>,
+        scores: Option<&mut [f32]>,
+    ) -> Result<(), SearchError> {
+        let (Some(ids), Some(scores)) = (ids, scores) else { return Ok(()) };
+        match self.backend {
+            Backend::Reference => reference::search(&self.model, request, first, ids, scores),
+            Backend::Cpu(simd) => {
+                let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let mut scratch = pooled.unwrap_or_default();
+                let done = cpu::search(&self.model, simd, request, first, ids, scores, &mut scratch);
+                self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+                done
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Searcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Searcher").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// What is asked of a backend.
+struct Request<'a, V> {
+    queries: &'a V,
+    effort: Effort,
+    k: usize,
+}
+
+impl<V: Vectors> Request<'_, V> {
+    /// Reads and checks one query, scaled to unit length under cosine.
+    fn query(&self, model: &Model, row: usize, out: &mut Vec<f32>) -> Result<(), VectorError> {
+        out.resize(model.dim, 0.0);
+        self.queries.read(row, out);
+        check_row("queries", row, out, model.metric.normalises())?;
+        if model.metric.normalises() {
+            normalise(out);
+        }
+        Ok(())
+    }
+}

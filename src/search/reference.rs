@@ -1,0 +1,75 @@
+//! The pipeline's meaning: every stage by its reference, everything scored, everything sorted.
+
+use super::{Request, SearchError};
+use crate::{
+    block::BlockQuery,
+    index::Model,
+    stage::{
+        rerank, router,
+        scorer::{Scorer, rrr},
+        transform,
+    },
+    topk::compare,
+    vectors::Vectors,
+};
+
+#[allow(clippy::cast_possible_truncation, reason = "reduced queries are rounded once, to f32")]
+pub(super) fn search<V: Vectors>(
+    model: &Model,
+    request: &Request<'_, V>,
+    first: usize,
+    ids: &mut [u64],
+    scores: &mut [f32],
+) -> Result<(), SearchError> {
+    let mut q = Vec::new();
+    for (i, (ids, scores)) in ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k)).enumerate() {
+        request.query(model, first + i, &mut q)?;
+        let reduced: Vec<f32> = match &model.transform {
+            Some(pca) => transform::reference::project(pca, &q).into_iter().map(|v| v as f32).collect(),
+            None => q.clone(),
+        };
+        let blocks = BlockQuery::quantise_reference(
+            reduced[0],
+            &reduced[1..],
+            reduced.len().next_multiple_of(8),
+        );
+        let lists = match &model.router {
+            Some(router) => router::reference::route(router, &blocks, request.effort.n_probe),
+            None => vec![0],
+        };
+        let mut found: Vec<(f32, u64, u32)> = Vec::new();
+        for list in lists {
+            let range = model.lists.range(list);
+            let scores: Vec<f32> = match &model.scorer {
+                Scorer::Rrr(rrr) => rrr::reference::scores(rrr, list, range.len(), &reduced, &blocks),
+                Scorer::Rows(rows) => {
+                    range.clone().map(|p| rows.score_reference(model.metric, &reduced, p)).collect()
+                }
+            };
+            for (position, score) in range.zip(scores) {
+                let position = u32::try_from(position).unwrap_or(u32::MAX);
+                found.push((score, model.lists.ids().get(position), position));
+            }
+        }
+        found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
+        found.truncate(request.effort.n_rerank);
+        if let Some(rows) = &model.refine {
+            let positions: Vec<u32> = found.iter().map(|f| f.2).collect();
+            let exact = rerank::reference::scores(rows, model.metric, &q, &positions);
+            for (found, exact) in found.iter_mut().zip(exact) {
+                found.0 = exact;
+            }
+            found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
+        } else if model.metric.is_l2() && model.scorer.omits_query_norm() {
+            let norm: f32 = reduced.iter().map(|v| v * v).sum();
+            for found in &mut found {
+                found.0 += norm;
+            }
+        }
+        for ((id, score), found) in ids.iter_mut().zip(scores).zip(found) {
+            *id = found.1;
+            *score = model.metric.public_score(found.0);
+        }
+    }
+    Ok(())
+}

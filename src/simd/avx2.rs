@@ -1,0 +1,373 @@
+//! AVX2 with FMA and F16C: 8 vectors a register, two registers a block row.
+//!
+//! [`vnni`] has the four-byte dot product as one instruction. [`plain`] makes it of three: with codes taken
+//! back to signed bytes, `maddubs(|q|, sign(code, q))` adds neighbouring products in 16 bits, at most
+//! 2·127·127 = 32 258 < 2¹⁵, so nothing saturates; `madd` with ones adds the pairs.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+/// The kernels that multiply bytes, for one way of doing so.
+macro_rules! block_kernels {
+    ($features:literal, $signed:expr, $dot:expr) => {
+        use std::arch::x86_64::*;
+
+        use crate::{block::BLOCK, simd::BlockRun, spec::Bits, topk::APPEND};
+
+        /// Scores of the 16 vectors of one block, in two halves.
+        ///
+        /// # Safety
+        /// 1. The machine has the features named. 2. A whole block stands at `block`.
+        /// 3. `run.query.codes` holds `run.shape.query_len()` codes.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn one_block(run: &BlockRun<'_>, block: *const u8) -> [__m256; 2] {
+            let head = run.shape.head_bytes();
+            let q = run.query.codes.as_ptr();
+            let offset = if $signed && run.shape.bits == Bits::B8 { 0 } else { run.offset_term() };
+            let mut dots = [_mm256_set1_epi32(offset.wrapping_neg()); 2];
+            // SAFETY: by 2 and 3: half t of row g stands at head + 64·g + 32·t, inside the block.
+            unsafe {
+                let word = |group: usize| _mm256_set1_epi32(q.add(4 * group).cast::<i32>().read_unaligned());
+                let codes =
+                    |row: usize, t: usize| _mm256_loadu_si256(block.add(head + 64 * row + 32 * t).cast());
+                match run.shape.bits {
+                    Bits::B8 => {
+                        for g in 0..run.shape.groups {
+                            let word = word(g);
+                            for t in 0..2 {
+                                dots[t] = $dot(dots[t], codes(g, t), word, $signed);
+                            }
+                        }
+                    }
+                    Bits::B4 => {
+                        let nibbles = _mm256_set1_epi8(15);
+                        for h in 0..run.shape.groups / 2 {
+                            let (low, high) = (word(2 * h), word(2 * h + 1));
+                            for t in 0..2 {
+                                let both = codes(h, t);
+                                let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibbles);
+                                dots[t] = $dot(dots[t], _mm256_and_si256(both, nibbles), low, false);
+                                dots[t] = $dot(dots[t], upper, high, false);
+                            }
+                        }
+                    }
+                }
+                let first = _mm256_set1_ps(run.factor * run.query.first);
+                let scale = _mm256_set1_ps(run.factor * run.query.scale);
+                let mut scores = [_mm256_setzero_ps(); 2];
+                for t in 0..2 {
+                    let float = |place: usize| _mm256_loadu_ps(block.add(64 * place + 32 * t).cast());
+                    let scale = _mm256_mul_ps(float(0), scale);
+                    let norm = if run.shape.has_norm { float(2) } else { _mm256_setzero_ps() };
+                    let part = _mm256_fmadd_ps(float(1), first, norm);
+                    scores[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots[t]), part);
+                }
+                scores
+            }
+        }
+
+        /// # Safety
+        /// 1. The machine has the features named. 2. `run` is checked, `out` has a place for every vector
+        /// of its whole blocks.
+        #[target_feature(enable = $features)]
+        pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+            let n_blocks = run.n_vectors.div_ceil(BLOCK);
+            let blocks = run.blocks.chunks_exact(run.shape.bytes()).take(n_blocks);
+            for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK)) {
+                // SAFETY: a whole block, and 16 places.
+                unsafe {
+                    let [low, high] = one_block(run, block.as_ptr());
+                    _mm256_storeu_ps(out.as_mut_ptr(), low);
+                    _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
+                }
+            }
+        }
+
+        /// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+        ///
+        /// # Safety
+        /// 1. The machine has the features named. 2. `run` is checked.
+        #[target_feature(enable = $features)]
+        pub unsafe fn scan_blocks(
+            run: &BlockRun<'_>,
+            base: u32,
+            threshold: f32,
+            scores: &mut [f32],
+            positions: &mut [u32],
+        ) -> (usize, usize) {
+            let limit = _mm256_set1_ps(threshold);
+            let (mut seen, mut written) = (0_usize, 0_usize);
+            for block in run.blocks.chunks_exact(run.shape.bytes()) {
+                if seen >= run.n_vectors || written + APPEND > scores.len() {
+                    break;
+                }
+                // SAFETY: a whole block, by 2.
+                let halves = unsafe { one_block(run, block.as_ptr()) };
+                let mask = |half: __m256| {
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(half, limit)).unsigned_abs()
+                };
+                let mut mask = mask(halves[0]) | mask(halves[1]) << 8;
+                if run.n_vectors - seen < BLOCK {
+                    mask &= (1 << (run.n_vectors - seen)) - 1;
+                }
+                if mask != 0 {
+                    let mut lanes = [0.0_f32; BLOCK];
+                    // SAFETY: 16 places.
+                    unsafe {
+                        _mm256_storeu_ps(lanes.as_mut_ptr(), halves[0]);
+                        _mm256_storeu_ps(lanes.as_mut_ptr().add(8), halves[1]);
+                    }
+                    while mask != 0 {
+                        let lane = mask.trailing_zeros();
+                        scores[written] = lanes[lane as usize];
+                        #[allow(clippy::cast_possible_truncation, reason = "positions are u32")]
+                        {
+                            positions[written] = base + seen as u32 + lane;
+                        }
+                        written += 1;
+                        mask &= mask - 1;
+                    }
+                }
+                seen += BLOCK;
+            }
+            (seen, written)
+        }
+    };
+}
+
+/// AVX2 alone.
+pub mod plain {
+    pub use super::{dot_f16, dot_f32, dot_u8, l2_f16, l2_f32, l2_u8, project_f16, quantise};
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn dot(sum: __m256i, codes: __m256i, q: __m256i, signed: bool) -> __m256i {
+        let pairs = if signed {
+            let codes = _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN));
+            _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(codes, q))
+        } else {
+            _mm256_maddubs_epi16(codes, q)
+        };
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+
+    block_kernels!("avx2,fma,f16c", true, dot);
+}
+
+/// AVX2 with AVX-VNNI.
+pub mod vnni {
+    pub use super::{dot_f16, dot_f32, dot_u8, l2_f16, l2_f32, l2_u8, project_f16, quantise};
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn dot(sum: __m256i, codes: __m256i, q: __m256i, _signed: bool) -> __m256i {
+        _mm256_dpbusd_avx_epi32(sum, codes, q)
+    }
+
+    block_kernels!("avx2,fma,f16c,avxvnni", false, dot);
+}
+
+/// # Safety
+/// 1. The machine has AVX2, FMA and F16C. 2. `w.len() == q.len() * y.len()`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+    const T: usize = 8;
+    let s = y.len();
+    let mut at = 0;
+    while at + 8 * T <= s {
+        let mut sums = [_mm256_setzero_ps(); T];
+        for (i, &v) in q.iter().enumerate() {
+            let v = _mm256_set1_ps(v);
+            for (t, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: by 2 row i is w[i·s..(i + 1)·s] and at + 8·T ≤ s.
+                let half = unsafe { _mm_loadu_si128(w.as_ptr().add(i * s + at + 8 * t).cast()) };
+                *sum = _mm256_fmadd_ps(v, _mm256_cvtph_ps(half), *sum);
+            }
+        }
+        for (t, sum) in sums.into_iter().enumerate() {
+            // SAFETY: at + 8·T ≤ s.
+            unsafe { _mm256_storeu_ps(y.as_mut_ptr().add(at + 8 * t), sum) };
+        }
+        at += 8 * T;
+    }
+    while at + 8 <= s {
+        let mut sum = _mm256_setzero_ps();
+        for (i, &v) in q.iter().enumerate() {
+            // SAFETY: by 2 and at + 8 ≤ s.
+            let half = unsafe { _mm_loadu_si128(w.as_ptr().add(i * s + at).cast()) };
+            sum = _mm256_fmadd_ps(_mm256_set1_ps(v), _mm256_cvtph_ps(half), sum);
+        }
+        // SAFETY: at + 8 ≤ s.
+        unsafe { _mm256_storeu_ps(y.as_mut_ptr().add(at), sum) };
+        at += 8;
+    }
+    for (column, out) in y.iter_mut().enumerate().skip(at) {
+        *out = q.iter().enumerate().map(|(i, v)| v * w[i * s + column].to_f32()).sum();
+    }
+}
+
+/// # Safety
+/// 1. The machine has AVX2, FMA and F16C. 2. `codes.len() == values.len()`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[allow(clippy::cast_possible_truncation, reason = "|v·inverse| is at most 127 and a half")]
+pub unsafe fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    let absmax = values.iter().fold(0.0_f32, |m, v| v.abs().max(m));
+    let scale = absmax / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut sum = 0;
+    for (code, v) in codes.iter_mut().zip(values) {
+        *code = (v * inverse).round_ties_even() as i8;
+        sum += i32::from(*code);
+    }
+    (scale, sum)
+}
+
+/// Sum of a register's eight lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_lanes(v: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+/// Sums a term over components: `$wide(i, sum)` adds `i..i + 8`, `$one(i)` is a single one of the tail.
+macro_rules! sum_of {
+    ($n:expr, $wide:expr, $one:expr) => {{
+        let n = $n;
+        let wide = $wide;
+        let mut sums = [_mm256_setzero_ps(); 4];
+        let mut i = 0;
+        while i + 32 <= n {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = wide(i + 8 * t, *sum);
+            }
+            i += 32;
+        }
+        while i + 8 <= n {
+            sums[0] = wide(i, sums[0]);
+            i += 8;
+        }
+        let sums = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+        let tail: f32 = (i..n).map($one).sum();
+        add_lanes(sums) + tail
+    }};
+}
+
+/// # Safety
+/// 1. The machine has AVX2, FMA and F16C. 2. Slices are equally long.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, b) =
+                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
+            _mm256_fmadd_ps(a, b, sum)
+        },
+        |i| a[i] * b[i]
+    )
+}
+
+/// # Safety
+/// As [`dot_f32`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, b) =
+                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
+            let difference = _mm256_sub_ps(a, b);
+            _mm256_fmadd_ps(difference, difference, sum)
+        },
+        |i| (a[i] - b[i]).powi(2)
+    )
+}
+
+/// # Safety
+/// As [`dot_f32`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, b) = unsafe {
+                (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast()))
+            };
+            _mm256_fmadd_ps(a, _mm256_cvtph_ps(b), sum)
+        },
+        |i| a[i] * b[i].to_f32()
+    )
+}
+
+/// # Safety
+/// As [`dot_f32`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn l2_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, b) = unsafe {
+                (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast()))
+            };
+            let difference = _mm256_sub_ps(a, _mm256_cvtph_ps(b));
+            _mm256_fmadd_ps(difference, difference, sum)
+        },
+        |i| (a[i] - b[i].to_f32()).powi(2)
+    )
+}
+
+/// Eight bytes as floats.
+///
+/// # Safety
+/// 1. The machine has AVX2. 2. Eight bytes stand at `codes`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_u8(codes: *const u8) -> __m256 {
+    // SAFETY: by 2.
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(codes.cast()) }))
+}
+
+/// # Safety
+/// As [`dot_f32`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn dot_u8(a: &[f32], codes: &[u8]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, c) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), load_u8(codes.as_ptr().add(i))) };
+            _mm256_fmadd_ps(a, c, sum)
+        },
+        |i| a[i] * f32::from(codes[i])
+    )
+}
+
+/// # Safety
+/// As [`dot_f32`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn l2_u8(a: &[f32], step: &[f32], codes: &[u8]) -> f32 {
+    sum_of!(
+        a.len(),
+        |i: usize, sum| {
+            // SAFETY: by 2; i + 8 ≤ n.
+            let (a, step, c) = unsafe {
+                (
+                    _mm256_loadu_ps(a.as_ptr().add(i)),
+                    _mm256_loadu_ps(step.as_ptr().add(i)),
+                    load_u8(codes.as_ptr().add(i)),
+                )
+            };
+            let difference = _mm256_fnmadd_ps(step, c, a);
+            _mm256_fmadd_ps(difference, difference, sum)
+        },
+        |i| (a[i] - step[i] * f32::from(codes[i])).powi(2)
+    )
+}

@@ -1,0 +1,279 @@
+//! Leaf kernels: the few inner loops where queries spend their time, once per instruction set.
+//!
+//! A [`Simd`] is a token: it can only be had by detection on the running machine (or as the portable
+//! fallback), so calling one of its methods never reaches an instruction the machine lacks. Detection
+//! happens once; a lower token than the best can be asked for by name, which is how every path is tested
+//! on one machine.
+//!
+//! Integer results are equal on every token. Float sums are taken in an order that suits each
+//! instruction set and differ by rounding only.
+
+use std::fmt;
+
+use half::f16;
+
+use crate::{
+    block::{BLOCK, BlockQuery, BlockShape},
+    spec::Bits,
+    topk::Candidates,
+};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Simd(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A run of blocks and the query they meet.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockRun<'a> {
+    /// Shape of each block.
+    pub shape: BlockShape,
+    /// Blocks, one after the other.
+    pub blocks: &'a [u8],
+    /// Vectors in them; the last block may be partly filled.
+    pub n_vectors: usize,
+    /// The query.
+    pub query: &'a BlockQuery,
+    /// Factor on the product with the query.
+    pub factor: f32,
+}
+
+impl BlockRun<'_> {
+    fn check(&self) {
+        let n_blocks = self.n_vectors.div_ceil(BLOCK);
+        assert!(self.blocks.len() >= n_blocks * self.shape.bytes(), "blocks are cut short");
+        assert!(self.query.codes.len() >= self.shape.query_len(), "the query is shorter than the blocks");
+    }
+
+    /// What the unsigned codes add to every integer product.
+    fn offset_term(&self) -> i32 {
+        let offset = match self.shape.bits {
+            Bits::B8 => 128,
+            Bits::B4 => 8,
+        };
+        self.query.sum.wrapping_mul(offset)
+    }
+}
+
+/// Calls the same kernel of the module that belongs to the level.
+macro_rules! dispatch {
+    ($self:ident, $kernel:ident ( $($arg:expr),* )) => {
+        match $self.0 {
+            Level::Scalar => scalar::$kernel($($arg),*),
+            // SAFETY: the level is only made by `available`, which has seen every feature the module
+            // enables on this machine.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::plain::$kernel($($arg),*) },
+            // SAFETY: as above, `dotprod` included.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => unsafe { neon::dot::$kernel($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::plain::$kernel($($arg),*) },
+            // SAFETY: as above, `avxvnni` included.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => unsafe { avx2::vnni::$kernel($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::$kernel($($arg),*) },
+        }
+    };
+}
+
+impl Simd {
+    /// Every instruction set of this machine that has kernels here, slowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self(Level::Scalar)];
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("neon") {
+                levels.push(Self(Level::Neon));
+                if std::arch::is_aarch64_feature_detected!("dotprod") {
+                    levels.push(Self(Level::NeonDot));
+                }
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
+                levels.push(Self(Level::Avx2));
+            }
+            if avx2 && is_x86_feature_detected!("avxvnni") {
+                levels.push(Self(Level::Avx2Vnni));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                levels.push(Self(Level::Avx512));
+            }
+        }
+        levels
+    }
+
+    /// The best of [`Simd::available`].
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::available().last().copied().unwrap_or(Self(Level::Scalar))
+    }
+
+    /// The token of this name, if the machine has it: `scalar`, `avx2`, `avx2-vnni`, `avx512-vnni`,
+    /// `neon`, `neon-dotprod`.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::available().into_iter().find(|simd| simd.name() == name)
+    }
+
+    /// The token's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => "neon-dotprod",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => "avx2-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512-vnni",
+        }
+    }
+
+    /// `y = qW`. `w`: `[q.len(), y.len()]` row-major.
+    pub(crate) fn project_f16(self, w: &[f16], q: &[f32], y: &mut [f32]) {
+        assert_eq!(w.len(), q.len() * y.len());
+        dispatch!(self, project_f16(w, q, y));
+    }
+
+    /// Rounds `values` to int8 with one scale, absmax / 127; `codes` beyond them become zero.
+    /// Returns the scale and the sum of the codes.
+    pub(crate) fn quantise(self, values: &[f32], codes: &mut [i8]) -> (f32, i32) {
+        assert!(codes.len() >= values.len());
+        codes[values.len()..].fill(0);
+        dispatch!(self, quantise(values, &mut codes[..values.len()]))
+    }
+
+    /// Products of the query with all vectors of whole blocks: `out[i] = factor · product_i + norm_i`.
+    pub(crate) fn block_scores(self, run: BlockRun<'_>, out: &mut [f32]) {
+        run.check();
+        assert!(out.len() >= run.n_vectors.div_ceil(BLOCK) * BLOCK);
+        dispatch!(self, block_scores(&run, out));
+    }
+
+    /// Offers every vector's score to `kept`, vector `i` under position `base + i`.
+    pub(crate) fn scan_blocks(
+        self,
+        run: BlockRun<'_>,
+        base: u32,
+        kept: &mut Candidates,
+        id_of: &impl Fn(u32) -> u64,
+    ) {
+        run.check();
+        let mut rest = run;
+        let mut base = base;
+        while rest.n_vectors > 0 {
+            if kept.is_full() {
+                kept.cut(id_of);
+            }
+            let threshold = kept.threshold();
+            let (scores, positions) = kept.tail();
+            let (seen, written) = dispatch!(self, scan_blocks(&rest, base, threshold, scores, positions));
+            kept.advance(written);
+            let seen = seen.min(rest.n_vectors);
+            rest.n_vectors -= seen;
+            base += u32::try_from(seen).unwrap_or(u32::MAX);
+            rest.blocks = &rest.blocks[seen.div_ceil(BLOCK) * rest.shape.bytes()..];
+        }
+    }
+
+    /// `Σ a_i·b_i`.
+    pub(crate) fn dot_f32(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        dispatch!(self, dot_f32(a, b))
+    }
+
+    /// `Σ (a_i − b_i)²`.
+    pub(crate) fn l2_f32(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        dispatch!(self, l2_f32(a, b))
+    }
+
+    /// `Σ a_i·b_i` with half-precision `b`.
+    pub(crate) fn dot_f16(self, a: &[f32], b: &[f16]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        dispatch!(self, dot_f16(a, b))
+    }
+
+    /// `Σ (a_i − b_i)²` with half-precision `b`.
+    pub(crate) fn l2_f16(self, a: &[f32], b: &[f16]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        dispatch!(self, l2_f16(a, b))
+    }
+
+    /// `Σ a_i·c_i` with byte codes `c`.
+    pub(crate) fn dot_u8(self, a: &[f32], codes: &[u8]) -> f32 {
+        assert_eq!(a.len(), codes.len());
+        dispatch!(self, dot_u8(a, codes))
+    }
+
+    /// `Σ (a_i − step_i·c_i)²` with byte codes `c`.
+    pub(crate) fn l2_u8(self, a: &[f32], step: &[f32], codes: &[u8]) -> f32 {
+        assert_eq!((a.len(), a.len()), (step.len(), codes.len()));
+        dispatch!(self, l2_u8(a, step, codes))
+    }
+}
+
+impl fmt::Debug for Simd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Asks for `bytes` to be brought into the cache; a hint, without effect on results.
+#[inline]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: prefetching has no effect but on the cache, and the address is inside a slice.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Portable kernels in plain Rust: the twin every other instruction set is tested against.
+
+use half::f16;
+
+use super::BlockRun;
+use crate::{block::BLOCK, spec::Bits, topk::APPEND};
+
+pub fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+    y.fill(0.0);
+    for (&v, row) in q.iter().zip(w.chunks_exact(y.len().max(1))) {
+        for (sum, weight) in y.iter_mut().zip(row) {
+            *sum += v * weight.to_f32();
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "|v·inverse| is at most 127 and a half")]
+pub fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    let absmax = values.iter().fold(0.0_f32, |m, v| v.abs().max(m));
+    let scale = absmax / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut sum = 0;
+    for (code, v) in codes.iter_mut().zip(values) {
+        *code = (v * inverse).round_ties_even() as i8;
+        sum += i32::from(*code);
+    }
+    (scale, sum)
+}
+
+/// Scores of the 16 vectors of one block.
+fn one_block(run: &BlockRun<'_>, block: &[u8]) -> [f32; BLOCK] {
+    let head: &[[u8; 4]] = bytemuck::cast_slice(&block[..run.shape.head_bytes()]);
+    let float = |place: usize, lane: usize| f32::from_le_bytes(head[place * BLOCK + lane]);
+    let mut dots = [0_i32; BLOCK];
+    let q = &run.query.codes;
+    for (row, words) in block[run.shape.head_bytes()..].chunks_exact(BLOCK * 4).enumerate() {
+        for (dot, word) in dots.iter_mut().zip(words.chunks_exact(4)) {
+            for (j, &byte) in word.iter().enumerate() {
+                *dot += match run.shape.bits {
+                    Bits::B8 => i32::from(q[row * 4 + j]) * i32::from(byte),
+                    Bits::B4 => {
+                        i32::from(q[row * 8 + j]) * i32::from(byte & 15)
+                            + i32::from(q[row * 8 + 4 + j]) * i32::from(byte >> 4)
+                    }
+                };
+            }
+        }
+    }
+    let first = run.factor * run.query.first;
+    let scale = run.factor * run.query.scale;
+    std::array::from_fn(|lane| {
+        let norm = if run.shape.has_norm { float(2, lane) } else { 0.0 };
+        let dot = (dots[lane] - run.offset_term()) as f32;
+        float(1, lane) * first + (float(0, lane) * scale) * dot + norm
+    })
+}
+
+pub fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+    for (block, out) in run.blocks.chunks_exact(run.shape.bytes()).zip(out.chunks_exact_mut(BLOCK)) {
+        out.copy_from_slice(&one_block(run, block));
+    }
+}
+
+/// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+pub fn scan_blocks(
+    run: &BlockRun<'_>,
+    base: u32,
+    threshold: f32,
+    scores: &mut [f32],
+    positions: &mut [u32],
+) -> (usize, usize) {
+    let (mut seen, mut written) = (0, 0);
+    for block in run.blocks.chunks_exact(run.shape.bytes()) {
+        if seen >= run.n_vectors || written + APPEND > scores.len() {
+            break;
+        }
+        let lanes = BLOCK.min(run.n_vectors - seen);
+        for (position, &score) in (base..).skip(seen).zip(&one_block(run, block)[..lanes]) {
+            if score <= threshold {
+                scores[written] = score;
+                positions[written] = position;
+                written += 1;
+            }
+        }
+        seen += BLOCK;
+    }
+    (seen, written)
+}
+
+/// Sums `term(i)` over `n` in eight interleaved parts, which compilers turn into vectors.
+fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut parts = [0.0; 8];
+    let whole = n / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        for (lane, part) in parts.iter_mut().enumerate() {
+            *part += term(i + lane);
+        }
+    }
+    parts.iter().sum::<f32>() + (whole..n).map(term).sum::<f32>()
+}
+
+pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_of(a.len(), |i| a[i] * b[i])
+}
+
+pub fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_of(a.len(), |i| (a[i] - b[i]).powi(2))
+}
+
+pub fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_of(a.len(), |i| a[i] * b[i].to_f32())
+}
+
+pub fn l2_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_of(a.len(), |i| (a[i] - b[i].to_f32()).powi(2))
+}
+
+pub fn dot_u8(a: &[f32], codes: &[u8]) -> f32 {
+    sum_of(a.len(), |i| a[i] * f32::from(codes[i]))
+}
+
+pub fn l2_u8(a: &[f32], step: &[f32], codes: &[u8]) -> f32 {
+    sum_of(a.len(), |i| (a[i] - step[i] * f32::from(codes[i])).powi(2))
+}

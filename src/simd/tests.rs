@@ -1,0 +1,137 @@
+//! Every instruction set against the portable kernels, over lengths that straddle every register.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LENGTHS: [usize; 14] = [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 100, 131];
+
+/// Small integers: float sums of them are exact in any order, so results must be equal.
+fn integers(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 + seed * 101) % 15) as f32 - 7.0).collect()
+}
+
+fn halves(values: &[f32]) -> Vec<f16> {
+    values.iter().map(|&v| f16::from_f32(v)).collect()
+}
+
+fn twins() -> Vec<Simd> {
+    let mut all = Simd::available();
+    all.remove(0);
+    if all.is_empty() {
+        eprintln!("skipped: only the scalar kernels exist for this machine");
+    }
+    all
+}
+
+const SCALAR: Simd = Simd(Level::Scalar);
+
+#[test]
+fn sums_are_equal_on_integers() {
+    for simd in twins() {
+        for n in LENGTHS {
+            let (a, b) = (integers(n, 1), integers(n, 2));
+            let step: Vec<f32> = integers(n, 3);
+            let codes: Vec<u8> = (0..n).map(|i| u8::try_from(i * 7 % 16).unwrap()).collect();
+            let h = halves(&b);
+            assert_eq!(simd.dot_f32(&a, &b), SCALAR.dot_f32(&a, &b), "{simd:?} {n}");
+            assert_eq!(simd.l2_f32(&a, &b), SCALAR.l2_f32(&a, &b), "{simd:?} {n}");
+            assert_eq!(simd.dot_f16(&a, &h), SCALAR.dot_f16(&a, &h), "{simd:?} {n}");
+            assert_eq!(simd.l2_f16(&a, &h), SCALAR.l2_f16(&a, &h), "{simd:?} {n}");
+            assert_eq!(simd.dot_u8(&a, &codes), SCALAR.dot_u8(&a, &codes), "{simd:?} {n}");
+            assert_eq!(simd.l2_u8(&a, &step, &codes), SCALAR.l2_u8(&a, &step, &codes), "{simd:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn projections_are_equal_on_integers() {
+    for simd in twins() {
+        for d in [0, 1, 5, 33] {
+            for s in [1, 15, 16, 17, 49, 96, 113, 128, 200] {
+                let w = halves(&integers(d * s, 4));
+                let q = integers(d, 5);
+                let (mut got, mut want) = (vec![9.0; s], vec![-9.0; s]);
+                simd.project_f16(&w, &q, &mut got);
+                SCALAR.project_f16(&w, &q, &mut want);
+                assert_eq!(got, want, "{simd:?} d={d} s={s}");
+            }
+        }
+    }
+}
+
+/// Blocks of made vectors, and a query for them.
+fn run_of(
+    n: usize,
+    width: usize,
+    bits: Bits,
+    has_norm: bool,
+    seed: usize,
+) -> (BlockShape, Vec<u8>, BlockQuery) {
+    let shape = BlockShape::new(width, bits, has_norm);
+    let mut blocks = vec![0; n.div_ceil(BLOCK) * shape.bytes()];
+    for (b, out) in blocks.chunks_exact_mut(shape.bytes()).enumerate() {
+        let rows: Vec<Vec<f32>> =
+            (b * BLOCK..n.min((b + 1) * BLOCK)).map(|i| integers(width, i + seed)).collect();
+        let vectors: Vec<_> =
+            rows.iter().enumerate().map(|(i, r)| ((i % 3) as f32, &r[..], (i % 5) as f32)).collect();
+        shape.encode(&vectors, out);
+    }
+    let mut query = BlockQuery { first: 2.0, codes: vec![0; shape.query_len()], ..BlockQuery::default() };
+    (query.scale, query.sum) = SCALAR.quantise(&integers(width, seed + 77), &mut query.codes[..width]);
+    (shape, blocks, query)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn quantising_is_equal(values in proptest::collection::vec(-1e3_f32..1e3, 0..150)) {
+        for simd in twins() {
+            let (mut got, mut want) = (vec![1; 160], vec![2; 160]);
+            prop_assert_eq!(simd.quantise(&values, &mut got), SCALAR.quantise(&values, &mut want));
+            prop_assert_eq!(&got, &want);
+        }
+    }
+
+    #[test]
+    fn block_scores_agree(
+        n in 1_usize..100, width in 1_usize..140, four in any::<bool>(), has_norm in any::<bool>(),
+        seed in 0_usize..1000,
+    ) {
+        let bits = if four { Bits::B4 } else { Bits::B8 };
+        let (shape, blocks, query) = run_of(n, width, bits, has_norm, seed);
+        let run = BlockRun { shape, blocks: &blocks, n_vectors: n, query: &query, factor: -2.0 };
+        let places = n.div_ceil(BLOCK) * BLOCK;
+        let mut want = vec![0.0; places];
+        SCALAR.block_scores(run, &mut want);
+        for simd in twins() {
+            let mut got = vec![0.0; places];
+            simd.block_scores(run, &mut got);
+            for (g, w) in got.iter().zip(&want) {
+                // One fused product and sum against two roundings.
+                prop_assert!((g - w).abs() <= 4.0 * f32::EPSILON * (w.abs() + 500.0), "{simd:?} {g} {w}");
+            }
+            let mut kept = Candidates::default();
+            kept.reset(7);
+            simd.scan_blocks(run, 40, &mut kept, &|p| u64::from(p));
+            kept.cut(&|p| u64::from(p));
+            let mut found = kept.positions().to_vec();
+            found.sort_unstable();
+            let mut order: Vec<u32> = (0..u32::try_from(n).unwrap()).collect();
+            order.sort_by(|&a, &b| crate::topk::compare(
+                (got[a as usize], u64::from(a)), (got[b as usize], u64::from(b))));
+            let mut best: Vec<u32> = order.into_iter().take(7).map(|p| p + 40).collect();
+            best.sort_unstable();
+            prop_assert_eq!(found, best);
+        }
+    }
+}
+
+#[test]
+fn names_are_tokens() {
+    for simd in Simd::available() {
+        assert_eq!(Simd::by_name(simd.name()), Some(simd));
+    }
+    assert_eq!(Simd::by_name("avx1024"), None);
+}

@@ -1,0 +1,31 @@
+//! Exact scores by SIMD, rows prefetched.
+
+use crate::{
+    metric::Metric,
+    rows::{RowQuery, RowStore},
+    simd::{self, Simd},
+};
+
+/// Rows asked for ahead: enough to cover memory latency, few enough to stay in the first-level cache.
+const AHEAD: usize = 6;
+
+/// Exact internal score of each candidate, handed to `take(position, score)`.
+pub(crate) fn scores(
+    simd: Simd,
+    rows: &RowStore,
+    metric: Metric,
+    query: &RowQuery,
+    positions: &[u32],
+    take: impl FnMut(usize, f32),
+) {
+    for &p in positions.iter().take(AHEAD) {
+        simd::prefetch(rows.row_bytes(p as usize));
+    }
+    let ahead = positions.iter().enumerate().map(|(i, &p)| {
+        if let Some(&next) = positions.get(i + AHEAD) {
+            simd::prefetch(rows.row_bytes(next as usize));
+        }
+        p as usize
+    });
+    rows.scores(simd, metric, query, ahead, take);
+}

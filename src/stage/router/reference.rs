@@ -1,0 +1,21 @@
+//! The router's meaning: all centroids scored, sorted, the first `n_probe` taken.
+
+use super::Router;
+use crate::{
+    block::{BLOCK, BlockQuery},
+    topk::compare,
+};
+
+/// The `n_probe` best lists, best first.
+pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<usize> {
+    let mut scored: Vec<(f32, u64)> = (0..router.n_lists)
+        .map(|list| {
+            let block = &router.blocks[list / BLOCK * router.shape.bytes()..];
+            let factor = router.metric.product_factor();
+            (query.score_reference(router.shape, block, list % BLOCK, factor), list as u64)
+        })
+        .collect();
+    scored.sort_by(|a, b| compare(*a, *b));
+    scored.truncate(n_probe);
+    scored.into_iter().filter_map(|(_, list)| usize::try_from(list).ok()).collect()
+}

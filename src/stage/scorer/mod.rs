@@ -1,0 +1,41 @@
+//! Scorer: approximate scores of every point in a list.
+//!
+//! [`Rrr`] is LoRANN's reduced-rank regression; [`Scorer::Rows`] scores stored vectors (`Flat` in f32, `SQ8` in
+//! bytes). All work in the transform's space and return internal scores (smaller is better), up to a term
+//! that depends on the query alone: for l2, [`Scorer::omits_query_norm`] says that `‖q‖²` is left out.
+
+pub(crate) mod rows;
+pub(crate) mod rrr;
+
+pub(crate) use rrr::Rrr;
+
+use crate::{
+    block::BlockQuery,
+    rows::{RowQuery, RowStore},
+};
+
+/// The scorer of an index file.
+pub(crate) enum Scorer {
+    /// Reduced-rank regression per list.
+    Rrr(Rrr),
+    /// Stored vectors.
+    Rows(RowStore),
+}
+
+impl Scorer {
+    /// Whether l2 scores lack `‖q‖²`.
+    pub fn omits_query_norm(&self) -> bool {
+        matches!(self, Self::Rrr(_))
+    }
+}
+
+/// A query as scorers want it.
+#[derive(Default)]
+pub(crate) struct ScorerQuery {
+    /// The reduced query, `[s]`.
+    pub reduced: Vec<f32>,
+    /// Its coordinates 1.. as int8, coordinate 0 in f32.
+    pub blocks: BlockQuery,
+    /// Prepared for stored vectors.
+    pub rows: RowQuery,
+}

@@ -1,0 +1,124 @@
+//! RRR: scores inside a list by reduced-rank regression (LoRANN).
+//!
+//! For a list with points C `[m, s]`, the scores `C·q` are a linear map of q. Over the queries that visit the
+//! list, the best map of rank r + 1 keeps nearly all of it (`train.rs`), so a list costs
+//! `s·(r + 1) + m·(r + 1)` multiplications instead of `m·s`, in int8:
+//!
+//! ```text
+//! t = qA      A: [s, r + 1]      once a list
+//! scores = tB B: [r + 1, m]      once a point
+//! ```
+//!
+//! Component 0 of the rank carries most of the score and stays f32: the column `A[:, 0]` meets the f32 query,
+//! and `B[0, :]` is the `first` of each point's block. The other r components, and coordinates 1.. of the query,
+//! are int8 (or 4-bit) with a scale per column. For l2 a point's block also holds `‖x‖²`.
+//!
+//! Bytes read per query with n_probe lists of m points, at 8 bits: `n_probe·(4·s + r·(s + 7))` of A and
+//! `n_probe·m·(r + 8)` of B.
+//!
+//! Source: Jääsaari, Hyvönen, Roos, "LoRANN", NeurIPS 2024, sections 3 and 4.
+
+pub(crate) mod cpu;
+pub(crate) mod reference;
+pub(crate) mod train;
+
+use std::sync::Arc;
+
+use crate::{
+    block::{BLOCK, BlockShape},
+    format::{Image, OpenError, TensorDecl, View},
+    lists::Lists,
+    metric::Metric,
+    spec::Bits,
+};
+
+const A: &str = "rrr.a";
+const B: &str = "rrr.b";
+
+/// Sizes that follow from the specification.
+#[derive(Clone, Copy)]
+pub(crate) struct RrrShape {
+    /// Scored dimensions.
+    pub s: usize,
+    /// Components beside the first.
+    pub rank: usize,
+    /// Blocks of A's columns 1..: quantised query coordinates 1..s.
+    pub a: BlockShape,
+    /// Blocks of points: quantised components 1..=rank.
+    pub b: BlockShape,
+}
+
+impl RrrShape {
+    /// The sizes for `s` dimensions.
+    pub fn new(s: usize, rank: usize, a_bits: Bits, b_bits: Bits, metric: Metric) -> Self {
+        Self {
+            s,
+            rank,
+            a: BlockShape::new(s - 1, a_bits, false),
+            b: BlockShape::new(rank, b_bits, metric.is_l2()),
+        }
+    }
+
+    /// Bytes of column 0 of A, padded to a cache line.
+    pub fn column_bytes(self) -> usize {
+        self.s.next_multiple_of(BLOCK) * 4
+    }
+
+    /// Bytes of one list's A.
+    pub fn a_bytes(self) -> usize {
+        self.column_bytes() + self.rank / BLOCK * self.a.bytes()
+    }
+
+    /// The tensors for lists of these sizes.
+    pub fn declare(self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
+        let n_lists = list_sizes.clone().count();
+        let n_blocks = list_sizes.map(|m| m.div_ceil(BLOCK)).sum();
+        vec![
+            TensorDecl::new::<u8>(A, &[n_lists, self.a_bytes()]),
+            TensorDecl::new::<u8>(B, &[n_blocks, self.b.bytes()]),
+        ]
+    }
+}
+
+/// The regressions of an index file.
+pub(crate) struct Rrr {
+    shape: RrrShape,
+    metric: Metric,
+    a: View<u8>,
+    b: View<u8>,
+    /// First block of each list in `b`.
+    block_starts: Vec<u32>,
+}
+
+impl Rrr {
+    /// Reads the tensors.
+    pub fn open(image: &Arc<Image>, shape: RrrShape, metric: Metric, lists: &Lists) -> Result<Self, OpenError> {
+        let a = image.view(A, &[lists.len(), shape.a_bytes()])?;
+        let mut n_blocks = 0;
+        let mut block_starts = Vec::with_capacity(lists.len());
+        for list in 0..lists.len() {
+            block_starts.push(u32::try_from(n_blocks).map_err(|_| OpenError::Value {
+                name: B.to_owned(),
+                reason: "more than 2³² blocks".to_owned(),
+            })?);
+            n_blocks += lists.range(list).len().div_ceil(BLOCK);
+        }
+        let b = image.view(B, &[n_blocks, shape.b.bytes()])?;
+        Ok(Self { shape, metric, a, b, block_starts })
+    }
+
+    /// Column 0 of a list's A, `[s]`, and the blocks of the other columns.
+    fn a_of(&self, list: usize) -> (&[f32], &[u8]) {
+        let bytes = self.shape.a_bytes();
+        let record = &self.a[list * bytes..(list + 1) * bytes];
+        let (column, blocks) = record.split_at(self.shape.column_bytes());
+        (&bytemuck::cast_slice(column)[..self.shape.s], blocks)
+    }
+
+    /// The blocks of a list of `m` points.
+    fn b_of(&self, list: usize, m: usize) -> &[u8] {
+        let bytes = self.shape.b.bytes();
+        let start = self.block_starts[list] as usize * bytes;
+        &self.b[start..start + m.div_ceil(BLOCK) * bytes]
+    }
+}

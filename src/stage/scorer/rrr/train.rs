@@ -1,0 +1,242 @@
+//! Training the regressions, one list at a time.
+//!
+//! For a list with points C `[m, s]` and training queries X `[t, s]`, the map of rank r + 1 that minimises
+//! `‖XCᵀ − Xβ‖` has a closed form. With `XᵀX = LLᵀ` (Cholesky) and `M = LᵀCᵀ` `[s, m]`, the error is
+//! `‖M − Lᵀβ‖`, so the best β projects M on its top left singular vectors U, the leading eigenvectors of
+//! `MMᵀ = UΣ²Uᵀ`:
+//!
+//! ```text
+//! B = Σ^(−1/2) UᵀM        A = L^(−ᵀ) U Σ^(1/2)        q·Cᵀ ≈ qA·B
+//! ```
+//!
+//! one Cholesky and one symmetric eigenproblem of size s, and no `t × m` matrix. Σ is split evenly: among all
+//! splits that one minimises the product of the factors' norms, and with it the error that int8 adds.
+//! Components 1.. are mixed by one random rotation so that one scale suits them all.
+//!
+//! Source: Izenman, "Reduced-rank regression for the multivariate linear model", 1975; LoRANN, section 3.
+
+use std::collections::BTreeMap;
+
+use faer::{Mat, MatRef, Par, Side, linalg::triangular_solve::solve_upper_triangular_in_place};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::{A, B, RrrShape};
+use crate::{
+    block::BLOCK,
+    metric::Metric,
+    train::{kmeans::squared_norm, linalg, rotation},
+};
+
+/// Lists whose regressions a training query takes part in.
+pub(crate) const TRAIN_LISTS: usize = 5;
+
+/// Share of the mean variance added to every direction: directions no training query has must not be
+/// inverted, and 10⁻⁴ of the variance is far below what int8 resolves.
+const RIDGE: f32 = 1e-4;
+
+/// Groups of row numbers, one a list.
+pub(crate) struct Members<'a> {
+    pub offsets: &'a [usize],
+    pub rows: &'a [u32],
+}
+
+impl Members<'_> {
+    fn of(&self, list: usize) -> &[u32] {
+        &self.rows[self.offsets[list]..self.offsets[list + 1]]
+    }
+}
+
+/// Vectors of s dimensions and which lists they belong to.
+pub(crate) struct Grouped<'a> {
+    /// `[n, s]` row-major.
+    pub vectors: &'a [f32],
+    pub members: Members<'a>,
+}
+
+impl Grouped<'_> {
+    fn gather(&self, list: usize, s: usize) -> Vec<f32> {
+        let rows = self.members.of(list).iter();
+        rows.flat_map(|&i| self.vectors[i as usize * s..][..s].iter().copied()).collect()
+    }
+}
+
+/// Trains all lists and fills in the tensors; `step` is called once a list.
+pub(crate) fn write(
+    shape: RrrShape,
+    metric: Metric,
+    points: &Grouped<'_>,
+    queries: &Grouped<'_>,
+    rng: &mut ChaCha8Rng,
+    parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    step: impl Fn() + Sync,
+) {
+    let (Some(a), Some(mut b)) = (parts.remove(A), parts.remove(B)) else { return };
+    let mix = rotation::random(shape.rank, rng);
+    let mut lists = Vec::new();
+    for list in 0..points.members.offsets.len() - 1 {
+        let n_blocks = points.members.of(list).len().div_ceil(BLOCK);
+        let (part, rest) = b.split_at_mut(n_blocks * shape.b.bytes());
+        lists.push(part);
+        b = rest;
+    }
+    a.par_chunks_exact_mut(shape.a_bytes()).zip(lists).enumerate().for_each(|(list, (a, b))| {
+        let members = points.gather(list, shape.s);
+        if !members.is_empty() {
+            let visitors = queries.gather(list, shape.s);
+            // Fewer queries than points: the points themselves stand in.
+            let x = if visitors.len() < members.len() { &members } else { &visitors };
+            let (left, right) = regress(&members, x, shape, &mix);
+            write_a(shape, left.as_ref(), a);
+            write_b(shape, metric, right.as_ref(), &members, b);
+        }
+        step();
+    });
+}
+
+/// The factors A `[s, r + 1]` and B `[r + 1, m]`.
+fn regress(c: &[f32], x: &[f32], shape: RrrShape, mix: &Mat<f32>) -> (Mat<f32>, Mat<f32>) {
+    let (s, r) = (shape.s, shape.rank);
+    let points = linalg::rows(c, c.len() / s, s);
+    let lower = root_of_moment(x, s);
+    let m = lower.transpose() * points.transpose();
+    let second = &m * m.transpose();
+    let n = (r + 1).min(s);
+    let mut left = Mat::zeros(s, r + 1);
+    let mut right = Mat::zeros(r + 1, points.nrows());
+    if let Ok(eigen) = second.self_adjoint_eigen(Side::Lower) {
+        let strongest = eigen.S()[s - 1].max(0.0);
+        // Eigenvalues ascend: the leading vectors are the last columns.
+        let u = Mat::from_fn(s, n, |i, j| eigen.U()[(i, s - 1 - j)]);
+        let projected = u.transpose() * &m;
+        let mut solved = u.clone();
+        solve_upper_triangular_in_place(lower.transpose(), solved.as_mut(), Par::Seq);
+        for j in 0..n {
+            let variance = eigen.S()[s - 1 - j];
+            // Below f32's resolution of the strongest component there is only rounding.
+            if variance <= strongest * f32::EPSILON {
+                break;
+            }
+            let root = variance.sqrt().sqrt();
+            for i in 0..s {
+                left[(i, j)] = solved[(i, j)] * root;
+            }
+            for i in 0..points.nrows() {
+                right[(j, i)] = projected[(j, i)] / root;
+            }
+        }
+        let mixed = left.subcols(1, r) * mix;
+        left.subcols_mut(1, r).copy_from(&mixed);
+        let mixed = mix.transpose() * right.subrows(1, r);
+        right.subrows_mut(1, r).copy_from(&mixed);
+    }
+    (left, right)
+}
+
+/// L with `LLᵀ = XᵀX + ridge`.
+fn root_of_moment(x: &[f32], s: usize) -> Mat<f32> {
+    let mut moment = vec![0.0; s * s];
+    linalg::add_gram(x, s, &mut moment);
+    // Coordinate 0 holds most of the energy: the others say what is small.
+    let rest: f32 = (1..s).map(|i| moment[i * s + i]).sum::<f32>() / s.max(2) as f32;
+    let whole: f32 = (0..s).map(|i| moment[i * s + i]).sum();
+    // Never below what f32 rounding may have taken from a diagonal entry.
+    let mut ridge = (rest * RIDGE).max(whole * 1e-7).max(f32::MIN_POSITIVE);
+    loop {
+        for i in 0..s {
+            moment[i * s + i] += ridge;
+        }
+        match linalg::rows(&moment, s, s).llt(Side::Lower) {
+            Ok(llt) => return llt.L().to_owned(),
+            // Rounding left it indefinite: more of the same. Sums that overflowed end at infinity, where
+            // the identity regresses as well as anything.
+            Err(_) if ridge.is_finite() => ridge *= 10.0,
+            Err(_) => return Mat::identity(s, s),
+        }
+    }
+}
+
+fn write_a(shape: RrrShape, a: MatRef<'_, f32>, out: &mut [u8]) {
+    let (column, blocks) = out.split_at_mut(shape.column_bytes());
+    let column: &mut [f32] = bytemuck::cast_slice_mut(column);
+    for (out, v) in column.iter_mut().zip(a.col(0).iter()) {
+        *out = *v;
+    }
+    for (b, out) in blocks.chunks_exact_mut(shape.a.bytes()).enumerate() {
+        let columns: Vec<Vec<f32>> = (0..BLOCK)
+            .map(|lane| a.col(1 + b * BLOCK + lane).iter().copied().collect())
+            .collect();
+        let vectors: Vec<_> = columns.iter().map(|c| (c[0], &c[1..], 0.0)).collect();
+        shape.a.encode(&vectors, out);
+    }
+}
+
+fn write_b(shape: RrrShape, metric: Metric, b: MatRef<'_, f32>, points: &[f32], out: &mut [u8]) {
+    let m = points.len() / shape.s;
+    for (block, out) in out.chunks_exact_mut(shape.b.bytes()).enumerate() {
+        let lanes = block * BLOCK..m.min((block + 1) * BLOCK);
+        let columns: Vec<Vec<f32>> = lanes.clone().map(|i| b.col(i).iter().copied().collect()).collect();
+        let vectors: Vec<_> = lanes
+            .zip(&columns)
+            .map(|(i, c)| {
+                let norm = if metric.is_l2() { squared_norm(&points[i * shape.s..][..shape.s]) } else { 0.0 };
+                (c[0], &c[1..], norm)
+            })
+            .collect();
+        shape.b.encode(&vectors, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        spec::Bits,
+        train::{generator, normal},
+    };
+
+    #[test]
+    fn full_rank_regressions_are_exact() {
+        let s = 17;
+        let shape = RrrShape::new(s, 16, Bits::B8, Bits::B8, Metric::Ip);
+        let mut rng = generator(5, "test");
+        let mix = rotation::random(16, &mut rng);
+        let c: Vec<f32> = (0..40 * s).map(|_| normal(&mut rng)).collect();
+        let x: Vec<f32> = (0..90 * s).map(|_| normal(&mut rng)).collect();
+        let (a, b) = regress(&c, &x, shape, &mix);
+        let want = linalg::rows(&x, 90, s) * linalg::rows(&c, 40, s).transpose();
+        let got = linalg::rows(&x, 90, s) * &a * &b;
+        assert!((&want - &got).norm_max() < 1e-2 * want.norm_max());
+    }
+
+    #[test]
+    fn lower_ranks_beat_truncating_the_points() {
+        let (s, r) = (40, 16);
+        let shape = RrrShape::new(s, r, Bits::B8, Bits::B8, Metric::Ip);
+        let mut rng = generator(5, "test");
+        let mix = rotation::random(r, &mut rng);
+        // Queries and points with different decaying spectra.
+        let c: Vec<f32> = (0..100 * s).map(|i| normal(&mut rng) / (1.0 + (i % s) as f32)).collect();
+        let x: Vec<f32> =
+            (0..300 * s).map(|i| normal(&mut rng) / (1.0 + (s - 1 - i % s) as f32)).collect();
+        let (xm, cm) = (linalg::rows(&x, 300, s), linalg::rows(&c, 100, s));
+        let want = xm * cm.transpose();
+        let (a, b) = regress(&c, &x, shape, &mix);
+        let regressed = (&want - xm * &a * &b).norm_l2();
+        let svd = cm.thin_svd().unwrap();
+        let v = svd.V().subcols(0, r + 1);
+        let truncated = (&want - xm * v * v.transpose() * cm.transpose()).norm_l2();
+        assert!(regressed < truncated, "{regressed} against {truncated}");
+    }
+
+    #[test]
+    fn degenerate_lists_do_not_fail() {
+        let shape = RrrShape::new(20, 16, Bits::B4, Bits::B4, Metric::L2);
+        let mix = rotation::random(16, &mut generator(5, "test"));
+        for c in [vec![0.0; 20], vec![1.0; 60], vec![3e-20; 40]] {
+            let (a, b) = regress(&c, &c, shape, &mix);
+            assert!(a.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
+            assert!(b.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
+        }
+    }
+}

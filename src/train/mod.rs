@@ -1,0 +1,33 @@
+//! What training needs beside the stages: matrix products, k-means, rotations.
+//!
+//! Every random choice comes from one seed, and work is cut into pieces whose size does not depend on the
+//! number of threads, so a build gives the same bytes on one thread and on many.
+
+pub(crate) mod kmeans;
+pub(crate) mod linalg;
+pub(crate) mod rotation;
+
+use rand::{RngExt, SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+
+/// The generator for one purpose: purposes draw from separate streams of one seed.
+pub(crate) fn generator(seed: u64, purpose: &str) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(xxhash_rust::xxh3::xxh3_64(purpose.as_bytes()));
+    rng
+}
+
+/// `amount` distinct numbers below `n`, ascending; all of them if there are no more.
+pub(crate) fn sample(rng: &mut ChaCha8Rng, n: usize, amount: usize) -> Vec<usize> {
+    if amount >= n {
+        return (0..n).collect();
+    }
+    let mut rows = index::sample(rng, n, amount).into_vec();
+    rows.sort_unstable();
+    rows
+}
+
+/// A standard normal number.
+pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    rng.sample(rand_distr::StandardNormal)
+}

@@ -1,0 +1,149 @@
+//! Where vectors come from: an array in memory, or a mapped file.
+
+use ndarray::ArrayView2;
+
+/// Rows of equal length, read one at a time as f32.
+///
+/// Builders read through this trait, so that a file of bytes or half-precision numbers is never held in
+/// memory as f32.
+pub trait Vectors: Sync {
+    /// Number of rows.
+    fn n_rows(&self) -> usize;
+
+    /// Values a row.
+    fn dim(&self) -> usize;
+
+    /// Copies row `row` to `out`, which holds [`Vectors::dim`] values.
+    fn read(&self, row: usize, out: &mut [f32]);
+}
+
+impl Vectors for ArrayView2<'_, f32> {
+    fn n_rows(&self) -> usize {
+        self.nrows()
+    }
+
+    fn dim(&self) -> usize {
+        self.ncols()
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        for (out, v) in out.iter_mut().zip(self.row(row)) {
+            *out = *v;
+        }
+    }
+}
+
+impl<T: Vectors + ?Sized> Vectors for &T {
+    fn n_rows(&self) -> usize {
+        (**self).n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        (**self).dim()
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        (**self).read(row, out);
+    }
+}
+
+/// Rows that no index or query may contain.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VectorError {
+    /// There is no row.
+    #[error("{what}: expected at least one row, got none")]
+    Empty {
+        /// Which vectors.
+        what: &'static str,
+    },
+    /// Rows have no values, or too many.
+    #[error("{what}: expected 1 to {} dimensions, got {got}", crate::spec::DIM_MAX)]
+    DimRange {
+        /// Which vectors.
+        what: &'static str,
+        /// Dimensions given.
+        got: usize,
+    },
+    /// Rows are not as long as they should be.
+    #[error("{what}: expected {expected} dimensions, got {got}")]
+    DimMismatch {
+        /// Which vectors.
+        what: &'static str,
+        /// Dimensions of the base or index.
+        expected: usize,
+        /// Dimensions given.
+        got: usize,
+    },
+    /// A value is NaN, infinite, or so large that its square is.
+    #[error("{what}: expected finite values up to 1e18, got {value} in row {row}, column {column}")]
+    NotFinite {
+        /// Which vectors.
+        what: &'static str,
+        /// Row.
+        row: usize,
+        /// Column.
+        column: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A row has no direction.
+    #[error("{what}: row {row} is all zeros, which has no direction under the cosine metric")]
+    ZeroRow {
+        /// Which vectors.
+        what: &'static str,
+        /// Row.
+        row: usize,
+    },
+    /// A value does not fit half precision.
+    #[error("Refine(f16) holds values up to 65504, got {value} in column {column}: use Refine(f32)")]
+    HalfRange {
+        /// Column.
+        column: usize,
+        /// The value.
+        value: f32,
+    },
+}
+
+/// Largest magnitude accepted: squares and sums of 65 536 of them stay finite in f32's 3.4e38 … 1e18² · 10² .
+const MAGNITUDE_MAX: f32 = 1e18;
+
+/// Checks one row.
+pub(crate) fn check_row(
+    what: &'static str,
+    row: usize,
+    values: &[f32],
+    needs_direction: bool,
+) -> Result<(), VectorError> {
+    // `<=` is false for NaN.
+    if !values.iter().all(|v| v.abs() <= MAGNITUDE_MAX) {
+        let bad = |v: &f32| v.is_nan() || v.abs() > MAGNITUDE_MAX;
+        let column = values.iter().position(bad).unwrap_or_default();
+        return Err(VectorError::NotFinite { what, row, column, value: values[column] });
+    }
+    if needs_direction && values.iter().all(|&v| v == 0.0) {
+        return Err(VectorError::ZeroRow { what, row });
+    }
+    Ok(())
+}
+
+/// Checks the shape of a set of vectors; `expected`: the dimensions they must have.
+pub(crate) fn check_shape(
+    what: &'static str,
+    n_rows: usize,
+    dim: usize,
+    expected: Option<usize>,
+) -> Result<(), VectorError> {
+    if n_rows == 0 {
+        return Err(VectorError::Empty { what });
+    }
+    if let Some(expected) = expected
+        && expected != dim
+    {
+        return Err(VectorError::DimMismatch { what, expected, got: dim });
+    }
+    if dim == 0 || dim > crate::spec::DIM_MAX {
+        return Err(VectorError::DimRange { what, got: dim });
+    }
+    Ok(())
+}
