@@ -156,10 +156,17 @@ fn absmax(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |m, v| v.abs().max(m))
 }
 
+/// `v` to the nearest integer, ties to even, for |v| below 2²². Adding 1.5·2²³ leaves no bit for fractions;
+/// unlike `round_ties_even` this is two additions on every instruction set.
+fn nearest(v: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (v + SHIFT) - SHIFT
+}
+
 /// The code of `v` as an unsigned byte in two's complement.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a signed byte")]
 fn code(v: f32, step: f32, limit: f32) -> u8 {
-    (v * step).round_ties_even().clamp(-limit, limit) as i8 as u8
+    nearest((v * step).clamp(-limit, limit)) as i8 as u8
 }
 
 /// The scale of least squared error among absmax/limit and shrunk ones: with few codes, clipping the
@@ -174,13 +181,15 @@ fn best_scale(values: &[f32], limit: f32) -> f32 {
             break;
         }
         let step = 1.0 / scale;
-        let error: f32 = values
-            .iter()
-            .map(|v| {
-                let e = v - (v * step).round_ties_even().clamp(-limit, limit) * scale;
-                e * e
-            })
-            .sum();
+        // In eight interleaved sums, which compilers turn into vectors.
+        let mut errors = [0.0_f32; 8];
+        for chunk in values.chunks(8) {
+            for (error, v) in errors.iter_mut().zip(chunk) {
+                let e = v - nearest((v * step).clamp(-limit, limit)) * scale;
+                *error += e * e;
+            }
+        }
+        let error: f32 = errors.iter().sum();
         if error < best.0 {
             best = (error, scale);
         }

@@ -1,6 +1,6 @@
 //! Exact search, and recall against it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use crate::{
     metric::Metric,
     rows::RowStore,
     stage::scorer::Scorer,
-    topk::{Candidates, NO_ID, compare},
+    topk::{Candidates, NO_ID},
     train::{kmeans, linalg},
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
@@ -20,7 +20,7 @@ const ROWS: usize = 1024;
 const QUERIES: usize = 256;
 
 /// Scores that differ by less, relative to the larger one, count as equal.
-const TIE: f32 = 1e-6;
+const TIE: f64 = 1e-6;
 
 /// A search that cannot be done exactly.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -162,13 +162,16 @@ fn exact_score(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
 /// Recall against exact truth, ties counted.
 ///
 /// A returned id is right when it is among the k true ones, or when its exact score is as good as the k-th
-/// true one within 10⁻⁶; each id counts once. Exact scores come from the index's stored rows; without any,
-/// only ids are compared.
+/// true one's within 10⁻⁶; each id counts once. Exact scores are computed from the vectors, if given
+/// ([`Recall::with_base`]), or from the rows of an index that stores them in f32; without either only ids are
+/// compared, which can only make recall lower.
 pub struct Recall<'a> {
+    index: &'a Index,
+    queries: &'a dyn Vectors,
+    base: Option<&'a dyn Vectors>,
     truth: ArrayView2<'a, u64>,
     k: usize,
-    /// Exact score of the k-th true neighbour, by query.
-    last: Option<Vec<f32>>,
+    positions: HashMap<u64, u32>,
 }
 
 impl<'a> Recall<'a> {
@@ -177,8 +180,8 @@ impl<'a> Recall<'a> {
     /// # Errors
     /// [`EvalError::Truth`] where the shape does not fit, [`EvalError::UnknownId`] where ids do not.
     pub fn new(
-        index: &Index,
-        queries: &impl Vectors,
+        index: &'a Index,
+        queries: &'a dyn Vectors,
         truth: ArrayView2<'a, u64>,
         k: usize,
     ) -> Result<Self, EvalError> {
@@ -186,58 +189,81 @@ impl<'a> Recall<'a> {
             return Err(EvalError::ZeroK);
         }
         let (rows, width) = truth.dim();
-        let k_true = k.min(index.len());
-        if rows != queries.n_rows() || width < k_true {
+        let k = k.min(index.len());
+        if rows != queries.n_rows() || width < k {
             return Err(EvalError::Truth {
-                expected: format!("{} rows of at least {k_true} ids", queries.n_rows()),
+                expected: format!("{} rows of at least {k} ids", queries.n_rows()),
                 got: format!("{rows} rows of {width}"),
             });
         }
-        let model = index.model();
-        let ids = model.lists.ids();
+        let ids = index.model().lists.ids();
         let n = u32::try_from(index.len()).unwrap_or(u32::MAX);
         let positions: HashMap<u64, u32> = (0..n).map(|p| (ids.get(p), p)).collect();
         for (query, row) in truth.outer_iter().enumerate() {
-            if let Some(&id) = row.iter().take(k_true).find(|id| !positions.contains_key(id)) {
+            if let Some(&id) = row.iter().take(k).find(|id| !positions.contains_key(id)) {
                 return Err(EvalError::UnknownId { id, query });
             }
         }
-        let store: Option<&RowStore> = match (&model.refine, &model.scorer, &model.transform) {
-            (Some(rows), ..) | (None, Scorer::Rows(rows), None) => Some(rows),
-            _ => None,
-        };
-        let last = store.map(|rows| {
-            let mut q = vec![0.0; model.dim];
-            (0..queries.n_rows())
-                .map(|query| {
-                    queries.read(query, &mut q);
-                    if model.metric.normalises() {
-                        kmeans::normalise(&mut q);
-                    }
-                    let position = positions[&truth[[query, k_true - 1]]];
-                    rows.score_reference(model.metric, &q, position as usize)
-                })
-                .collect()
-        });
-        Ok(Self { truth, k: k_true, last })
+        Ok(Self { index, queries, base: None, truth, k, positions })
     }
 
-    /// Share of the k true neighbours found: `ids` and `scores` are [`Hits`](crate::Hits)' of the same
-    /// queries.
+    /// Takes exact scores from the vectors the index was built from; its ids must be their row numbers.
+    ///
+    /// # Errors
+    /// [`EvalError::Vectors`] where they are not of the index's shape.
+    pub fn with_base(mut self, base: &'a dyn Vectors) -> Result<Self, EvalError> {
+        check_shape("vectors", base.n_rows(), base.dim(), Some(self.index.dim()))?;
+        if let Some(&id) = self.positions.keys().find(|&&id| id >= base.n_rows() as u64) {
+            let got = format!("id {id} in an index of {} points", self.index.len());
+            let expected = format!("ids that are row numbers of the {} vectors given", base.n_rows());
+            return Err(EvalError::Truth { expected, got });
+        }
+        self.base = Some(base);
+        Ok(self)
+    }
+
+    /// Exact internal score of a point, if there are exact vectors.
+    fn exact_score(&self, q: &[f32], id: u64) -> Option<f64> {
+        let model = self.index.model();
+        if let Some(base) = self.base {
+            let mut row = vec![0.0; base.dim()];
+            base.read(usize::try_from(id).ok()?, &mut row);
+            if model.metric.normalises() {
+                kmeans::normalise(&mut row);
+            }
+            return Some(exact_score(model.metric, q, &row));
+        }
+        let rows: &RowStore = match (&model.refine, &model.scorer, &model.transform) {
+            (Some(rows), ..) | (None, Scorer::Rows(rows), None) if rows.is_exact() => rows,
+            _ => return None,
+        };
+        Some(exact_score(model.metric, q, &rows.decode(*self.positions.get(&id)? as usize)))
+    }
+
+    /// Share of the k true neighbours found among `ids`, `[n_queries, at least k]`.
     #[must_use]
-    pub fn of(&self, metric: Metric, ids: ArrayView2<'_, u64>, scores: ArrayView2<'_, f32>) -> f64 {
+    pub fn of(&self, ids: ArrayView2<'_, u64>) -> f64 {
+        let model = self.index.model();
+        let mut q = vec![0.0; model.dim];
         let mut found = 0;
-        for (query, (ids, scores)) in ids.outer_iter().zip(scores.outer_iter()).enumerate() {
-            let truth = self.truth.row(query);
-            let truth: Vec<u64> = truth.iter().take(self.k).copied().collect();
-            let mut seen = std::collections::HashSet::new();
-            for (&id, &score) in ids.iter().zip(scores).take(self.k) {
-                let internal = metric.public_score(score);
-                let tie = |last: f32| {
-                    compare((internal, 0), (last + TIE * last.abs().max(internal.abs()), 0)).is_le()
-                };
-                let right = truth.contains(&id)
-                    || self.last.as_ref().is_some_and(|last| id != NO_ID && tie(last[query]));
+        for (query, ids) in ids.outer_iter().enumerate() {
+            let truth: Vec<u64> = self.truth.row(query).iter().take(self.k).copied().collect();
+            let mut last = None;
+            let mut seen = HashSet::new();
+            for &id in ids.iter().take(self.k) {
+                let mut right = truth.contains(&id);
+                if !right && id != NO_ID {
+                    let last = last.get_or_insert_with(|| {
+                        self.queries.read(query, &mut q);
+                        if model.metric.normalises() {
+                            kmeans::normalise(&mut q);
+                        }
+                        self.exact_score(&q, truth[self.k - 1])
+                    });
+                    if let (Some(last), Some(score)) = (*last, self.exact_score(&q, id)) {
+                        right = score <= last + TIE * last.abs().max(score.abs());
+                    }
+                }
                 if right && seen.insert(id) {
                     found += 1;
                 }

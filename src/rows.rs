@@ -216,6 +216,11 @@ impl RowStore {
         }
     }
 
+    /// Whether rows are stored as they were given.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.rows, Rows::F32(_))
+    }
+
     /// The stored row as f32: the storage's meaning.
     pub fn decode(&self, position: usize) -> Vec<f32> {
         let range = position * self.dim..(position + 1) * self.dim;

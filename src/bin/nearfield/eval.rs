@@ -15,7 +15,8 @@ use crate::{build::limit_threads, error::CliError, report};
 /// Measure recall and speed over a range of efforts.
 ///
 /// Every combination of --n-probe and --n-rerank is searched once to warm up and then again until half a
-/// second has passed; the median run counts. Recall counts ties and each id once.
+/// second has passed; the median run counts. Recall counts each id once, and what ties with the k-th true
+/// neighbour.
 #[derive(clap::Args)]
 pub struct Args {
     /// Index file.
@@ -25,6 +26,10 @@ pub struct Args {
     /// Exact neighbours by query, best first: .npy, .ivecs or .ibin (see `nearfield truth`).
     #[arg(long)]
     truth: PathBuf,
+    /// The vectors the index was built from: near-ties then count by exact score. Not needed where the
+    /// index stores rows in f32.
+    #[arg(long)]
+    base: Option<PathBuf>,
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
     k: usize,
@@ -84,7 +89,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let first = SearchParams::new(args.k).n_probe(1).n_rerank(args.k.max(1)).threads(1);
     searcher.search(queries.slice(s![..queries.nrows().min(1), ..]), first)?;
     let truth = io::read_ids(&args.truth)?;
-    let recall = Recall::new(&index, &queries.view(), truth.view(), args.k)?;
+    let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
+    let view = queries.view();
+    let mut recall = Recall::new(&index, &view, truth.view(), args.k)?;
+    if let Some(base) = &base {
+        recall = recall.with_base(base)?;
+    }
     let n = queries.nrows();
     let batch = match args.batch {
         Batch::All => n,
@@ -117,7 +127,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             let effort = searcher.effort(params);
             report::say_clamped(&index, params, effort);
             let measured = measure(&searcher, queries.view(), batch, params)?;
-            let found = recall.of(index.metric(), measured.hits.ids.view(), measured.hits.scores.view());
+            let found = recall.of(measured.hits.ids.view());
             print(&index, &searcher, args.k, batch, threads, effort, found, &measured, json)?;
         }
     }

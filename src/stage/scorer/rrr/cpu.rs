@@ -41,18 +41,19 @@ pub(crate) fn scan(
     if range.is_empty() {
         return;
     }
-    let (column, blocks) = rrr.a_of(list);
+    let list_a = rrr.a_of(list);
     scratch.t.resize(rrr.shape.rank, 0.0);
     scratch.rank.codes.resize(rrr.shape.b.query_len(), 0);
     let a = BlockRun {
         shape: rrr.shape.a,
-        blocks,
+        blocks: list_a.blocks,
         n_vectors: rrr.shape.rank,
         query: &query.blocks,
         factor: 1.0,
     };
     simd.block_scores(a, &mut scratch.t);
-    scratch.rank.first = simd.dot_f32(&query.reduced, column);
+    let (q_first, q_rest) = (query.reduced[0], &query.reduced[1..]);
+    scratch.rank.first = q_first * list_a.first + list_a.scale * simd.dot_f16(q_rest, list_a.column);
     (scratch.rank.scale, scratch.rank.sum) = simd.quantise(&scratch.t, &mut scratch.rank.codes);
     let b = BlockRun {
         shape: rrr.shape.b,

@@ -9,11 +9,19 @@
 //! scores = tB B: [r + 1, m]      once a point
 //! ```
 //!
-//! Component 0 of the rank carries most of the score and stays f32: the column `A[:, 0]` meets the f32 query,
-//! and `B[0, :]` is the `first` of each point's block. The other r components, and coordinates 1.. of the query,
-//! are int8 (or 4-bit) with a scale per column. For l2 a point's block also holds `‖x‖²`.
+//! Component 0 of the rank carries most of the score and is never rounded to integers: the column `A[:, 0]`
+//! is half precision and meets the f32 query, and `B[0, :]` is the f32 `first` of each point's block. The other
+//! r components, and coordinates 1.. of the query, are int8 (or 4-bit) with a scale per column. For l2 a
+//! point's block also holds `‖x‖²`. A list's A is one record:
 //!
-//! Bytes read per query with n_probe lists of m points, at 8 bits: `n_probe·(4·s + r·(s + 7))` of A and
+//! ```text
+//! first   f32              A[0, 0], apart from the others since coordinate 0 is the largest
+//! scale   f32              largest magnitude of A[1.., 0]
+//! column  [s − 1] f16      A[1.., 0] / scale; zeros up to a multiple of 64 bytes follow
+//! blocks  [r / 16]         columns 1..=r, see `block.rs`
+//! ```
+//!
+//! Bytes read per query with n_probe lists of m points, at 8 bits: `n_probe·(2·s + r·(s + 7))` of A and
 //! `n_probe·m·(r + 8)` of B.
 //!
 //! Source: Jääsaari, Hyvönen, Roos, "LoRANN", NeurIPS 2024, sections 3 and 4.
@@ -24,9 +32,11 @@ pub(crate) mod train;
 
 use std::sync::Arc;
 
+use half::f16;
+
 use crate::{
     block::{BLOCK, BlockShape},
-    format::{Image, OpenError, TensorDecl, View},
+    format::{ALIGN, Image, OpenError, TensorDecl, View},
     lists::Lists,
     metric::Metric,
     spec::Bits,
@@ -59,9 +69,9 @@ impl RrrShape {
         }
     }
 
-    /// Bytes of column 0 of A, padded to a cache line.
+    /// Bytes of column 0 of A with its two floats, padded to a cache line.
     pub fn column_bytes(self) -> usize {
-        self.s.next_multiple_of(BLOCK) * 4
+        (8 + 2 * (self.s - 1)).next_multiple_of(ALIGN)
     }
 
     /// Bytes of one list's A.
@@ -90,6 +100,14 @@ pub(crate) struct Rrr {
     block_starts: Vec<u32>,
 }
 
+/// A list's A, as stored.
+struct ListA<'a> {
+    first: f32,
+    scale: f32,
+    column: &'a [f16],
+    blocks: &'a [u8],
+}
+
 impl Rrr {
     /// Reads the tensors.
     pub fn open(image: &Arc<Image>, shape: RrrShape, metric: Metric, lists: &Lists) -> Result<Self, OpenError> {
@@ -107,12 +125,15 @@ impl Rrr {
         Ok(Self { shape, metric, a, b, block_starts })
     }
 
-    /// Column 0 of a list's A, `[s]`, and the blocks of the other columns.
-    fn a_of(&self, list: usize) -> (&[f32], &[u8]) {
+    /// A list's A.
+    fn a_of(&self, list: usize) -> ListA<'_> {
         let bytes = self.shape.a_bytes();
         let record = &self.a[list * bytes..(list + 1) * bytes];
-        let (column, blocks) = record.split_at(self.shape.column_bytes());
-        (&bytemuck::cast_slice(column)[..self.shape.s], blocks)
+        let (head, blocks) = record.split_at(self.shape.column_bytes());
+        let (floats, column) = head.split_at(8);
+        let floats: &[f32] = bytemuck::cast_slice(floats);
+        let column = &bytemuck::cast_slice(column)[..self.shape.s - 1];
+        ListA { first: floats[0], scale: floats[1], column, blocks }
     }
 
     /// The blocks of a list of `m` points.

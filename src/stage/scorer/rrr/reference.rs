@@ -5,11 +5,13 @@ use crate::block::{BLOCK, BlockQuery};
 
 /// Internal scores (l2: without `‖q‖²`) of the `m` points of a list.
 pub(crate) fn scores(rrr: &Rrr, list: usize, m: usize, reduced: &[f32], query: &BlockQuery) -> Vec<f32> {
-    let (column, blocks) = rrr.a_of(list);
-    let first: f64 = column.iter().zip(reduced).map(|(&a, &q)| f64::from(a) * f64::from(q)).sum();
+    let list_a = rrr.a_of(list);
+    let rest: f64 =
+        list_a.column.iter().zip(&reduced[1..]).map(|(&a, &q)| f64::from(a) * f64::from(q)).sum();
+    let first = f64::from(list_a.first) * f64::from(reduced[0]) + f64::from(list_a.scale) * rest;
     let t: Vec<f32> = (0..rrr.shape.rank)
         .map(|j| {
-            let block = &blocks[j / BLOCK * rrr.shape.a.bytes()..];
+            let block = &list_a.blocks[j / BLOCK * rrr.shape.a.bytes()..];
             query.score_reference(rrr.shape.a, block, j % BLOCK, 1.0)
         })
         .collect();

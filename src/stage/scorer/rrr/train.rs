@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 
 use faer::{Mat, MatRef, Par, Side, linalg::triangular_solve::solve_upper_triangular_in_place};
+use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -157,10 +158,15 @@ fn root_of_moment(x: &[f32], s: usize) -> Mat<f32> {
 }
 
 fn write_a(shape: RrrShape, a: MatRef<'_, f32>, out: &mut [u8]) {
-    let (column, blocks) = out.split_at_mut(shape.column_bytes());
-    let column: &mut [f32] = bytemuck::cast_slice_mut(column);
-    for (out, v) in column.iter_mut().zip(a.col(0).iter()) {
-        *out = *v;
+    let (head, blocks) = out.split_at_mut(shape.column_bytes());
+    let (floats, column) = head.split_at_mut(8);
+    let scale = a.col(0).iter().skip(1).fold(0.0_f32, |m, v| v.abs().max(m));
+    floats.copy_from_slice(bytemuck::cast_slice(&[a[(0, 0)], scale]));
+    if scale > 0.0 {
+        let column: &mut [f16] = bytemuck::cast_slice_mut(column);
+        for (out, v) in column.iter_mut().zip(a.col(0).iter().skip(1)) {
+            *out = f16::from_f32(v / scale);
+        }
     }
     for (b, out) in blocks.chunks_exact_mut(shape.a.bytes()).enumerate() {
         let columns: Vec<Vec<f32>> = (0..BLOCK)

@@ -1,0 +1,121 @@
+//! Every instruction set against the reference, end to end.
+
+mod support;
+
+use ndarray::{Array2, Axis, concatenate, s};
+use nearfield::{Device, IndexSpec, Metric, NO_ID, SearchParams};
+use support::{METRICS, SPECS, assert_agree, build, devices, made, search};
+
+#[test]
+fn all_specs_agree_with_the_reference() {
+    let (base, queries) = (made(300, 24, 1), made(40, 24, 2));
+    for spec in SPECS {
+        for metric in METRICS {
+            let index = build(spec, metric, base.view());
+            for (n_probe, n_rerank, k) in [(1, 1, 1), (2, 20, 10), (100, 300, 20)] {
+                let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
+                let want = search(&index, Device::Reference, queries.view(), params);
+                for device in devices() {
+                    let got = search(&index, device, queries.view(), params);
+                    assert_agree(&got, &want, &format!("{spec} {metric} {device:?} {params:?}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn edge_shapes_agree_with_the_reference() {
+    for (n, d) in [(1, 1), (1, 16), (2, 3), (15, 17), (16, 16), (17, 20), (33, 16), (65, 19), (150, 33)] {
+        let (base, queries) = (made(n, d, 3), made(3, d, 4));
+        for spec in SPECS {
+            let parsed: IndexSpec = spec.parse().unwrap();
+            if parsed.resolve(n, d).is_err() {
+                continue;
+            }
+            for metric in METRICS {
+                let index = build(spec, metric, base.view());
+                for k in [1, n, n + 5] {
+                    let params = SearchParams::new(k).n_probe(1 + n / 20);
+                    let want = search(&index, Device::Reference, queries.view(), params);
+                    for device in devices() {
+                        let got = search(&index, device, queries.view(), params);
+                        assert_agree(&got, &want, &format!("{spec} {metric} {n}×{d} k={k} {device:?}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_go_to_lower_ids() {
+    // Small integers: every score is exact, so equal rows tie on every device.
+    let one = Array2::from_shape_fn((1, 16), |(_, j)| (j % 5) as f32 - 1.0);
+    let base = concatenate(Axis(0), &vec![one.view(); 70]).unwrap();
+    for spec in ["Flat", "SQ8", "IVF3,Flat", "IVF2,RRR16", "IVF2,RRR16,Refine(f32)"] {
+        for metric in METRICS {
+            let index = build(spec, metric, base.view());
+            for device in devices().into_iter().chain([Device::Reference]) {
+                let params = SearchParams::new(20).n_probe(3).n_rerank(20);
+                let hits = search(&index, device, one.view(), params);
+                let want: Vec<u64> = (0..20).collect();
+                assert_eq!(hits.ids.row(0).to_vec(), want, "{spec} {metric} {device:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn zero_rows_and_zero_queries() {
+    let mut base = made(50, 18, 5);
+    base.slice_mut(s![10..20, ..]).fill(0.0);
+    let zero = Array2::zeros((1, 18));
+    for spec in SPECS {
+        if spec.parse::<IndexSpec>().unwrap().resolve(50, 18).is_err() {
+            continue;
+        }
+        for metric in [Metric::Ip, Metric::L2] {
+            let index = build(spec, metric, base.view());
+            let params = SearchParams::new(15).n_probe(50).n_rerank(50);
+            let want = search(&index, Device::Reference, zero.view(), params);
+            for device in devices() {
+                let got = search(&index, device, zero.view(), params);
+                assert_agree(&got, &want, &format!("{spec} {metric} {device:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn results_are_padded() {
+    let base = made(7, 16, 6);
+    for spec in ["Flat", "IVF2,RRR16,Refine(f16)"] {
+        for metric in METRICS {
+            let index = build(spec, metric, base.view());
+            let hits = search(&index, Device::cpu(), base.view(), SearchParams::new(12).n_probe(2));
+            for (ids, scores) in hits.ids.outer_iter().zip(hits.scores.outer_iter()) {
+                assert!(ids.iter().take(7).all(|&id| id < 7));
+                assert!(ids.iter().skip(7).all(|&id| id == NO_ID));
+                assert!(scores.iter().skip(7).all(|&s| s == metric.worst_score()));
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_equal_single_queries_on_any_number_of_threads() {
+    let (base, queries) = (made(500, 24, 7), made(700, 24, 8));
+    let index = build("PCA20,IVF16,RRR16,Refine(f16)", Metric::Cosine, base.view());
+    let searcher = index.searcher(Device::cpu()).unwrap();
+    let params = SearchParams::new(10).n_probe(4).n_rerank(40);
+    let want = searcher.search(queries.view(), params.threads(1)).unwrap();
+    for threads in [0, 2, 5] {
+        assert_eq!(searcher.search(queries.view(), params.threads(threads)).unwrap(), want);
+    }
+    for (i, query) in queries.axis_chunks_iter(Axis(0), 1).enumerate() {
+        let one = searcher.search(query, params).unwrap();
+        assert_eq!(one.ids.row(0), want.ids.row(i));
+        assert_eq!(one.scores.row(0), want.scores.row(i));
+    }
+}

@@ -1,0 +1,114 @@
+//! Data for the tests: made sets, and the embedded real one.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, ArrayView2};
+use nearfield::{Device, Hits, Index, IndexSpec, Metric, SearchParams, Simd, Vectors, io::VectorFile};
+
+pub const METRICS: [Metric; 3] = [Metric::Ip, Metric::Cosine, Metric::L2];
+
+/// Every kind of stage, small.
+pub const SPECS: [&str; 11] = [
+    "Flat",
+    "SQ8",
+    "IVF6,Flat",
+    "PCA16,Flat,Refine(f32)",
+    "PCA12,IVF4,SQ8,Refine(f16)",
+    "IVF5,SQ8,Refine(sq8)",
+    "IVF6,RRR16",
+    "PCA17,IVF6,RRR16,Refine(f32)",
+    "PCA18,IVF6,RRR16x4,Refine(f16)",
+    "IVF3,RRR16x4x8,Refine(sq8)",
+    "PCA16,IVF1,RRR16x8x4,Refine(f32)",
+];
+
+/// Numbers that look random, the same everywhere.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Roughly normal, by a sum of uniforms.
+    pub fn normal(&mut self) -> f32 {
+        (0..4).map(|_| (self.bits() >> 40) as f32 / (1_u32 << 24) as f32 - 0.5).sum::<f32>() * 1.73
+    }
+}
+
+/// Clustered rows around an offset mean, spectrum decaying with the dimension.
+pub fn made(n: usize, d: usize, seed: u64) -> Array2<f32> {
+    let mut numbers = Numbers::new(11);
+    let centres = Array2::from_shape_fn((8, d), |(_, j)| 1.0 + numbers.normal() * 3.0 / (1.0 + j as f32).sqrt());
+    let mut numbers = Numbers::new(seed + 1);
+    Array2::from_shape_fn((n, d), |(i, j)| centres[[(i * 5 + i / 8) % 8, j]] + numbers.normal() / (1.0 + j as f32).sqrt())
+}
+
+pub fn build(spec: &str, metric: Metric, base: ArrayView2<'_, f32>) -> Index {
+    Index::builder(spec.parse::<IndexSpec>().unwrap()).metric(metric).seed(3).build(base).unwrap()
+}
+
+pub fn search(index: &Index, device: Device, queries: ArrayView2<'_, f32>, params: SearchParams) -> Hits {
+    index.searcher(device).unwrap().search(queries, params).unwrap()
+}
+
+/// All devices that must agree with the reference; `REQUIRE=avx2,avx512-vnni` fails where one is missing.
+pub fn devices() -> Vec<Device> {
+    for name in std::env::var("REQUIRE").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+        assert!(Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
+    }
+    Simd::available().into_iter().map(Device::CpuWith).collect()
+}
+
+pub fn embedded(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/wordnet").join(name)
+}
+
+pub fn embedded_array(name: &str) -> Array2<f32> {
+    let file = VectorFile::open(embedded(name)).unwrap();
+    let mut out = Array2::zeros((file.n_rows(), file.dim()));
+    for (i, mut row) in out.outer_iter_mut().enumerate() {
+        file.read(i, row.as_slice_mut().unwrap());
+    }
+    out
+}
+
+/// Asserts that two results agree within budgets: scores to a relative error, ranks all but a few.
+pub fn assert_agree(got: &Hits, want: &Hits, context: &str) {
+    let top = want.scores.iter().filter(|s| s.is_finite()).fold(1e-6_f32, |m, s| m.max(s.abs()));
+    let (mut differ, mut far) = (0, 0);
+    for (query, (g, w)) in got.scores.outer_iter().zip(want.scores.outer_iter()).enumerate() {
+        for (rank, (g, w)) in g.iter().zip(w).enumerate() {
+            assert!(
+                g == w || (g - w).abs() <= 1e-4 * top,
+                "{context}: query {query}, rank {rank}: score {g} instead of {w}"
+            );
+            let (gi, wi) = (got.ids[[query, rank]], want.ids[[query, rank]]);
+            if gi != wi {
+                differ += 1;
+                let near = rank.saturating_sub(1)..(rank + 2).min(want.ids.ncols());
+                if !near.into_iter().any(|r| want.ids[[query, r]] == gi) {
+                    far += 1;
+                }
+            }
+        }
+    }
+    let places = want.ids.len();
+    assert!(differ * 50 <= places, "{context}: {differ} of {places} ranks differ");
+    assert!(far * 200 <= places, "{context}: {far} of {places} ranks are off by more than one");
+    for (query, ids) in got.ids.outer_iter().enumerate() {
+        let mut ids: Vec<u64> = ids.iter().copied().filter(|&id| id != nearfield::NO_ID).collect();
+        let n = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), n, "{context}: query {query} has an id twice");
+    }
+}
