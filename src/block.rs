@@ -5,19 +5,23 @@
 //! of them without a horizontal sum, and 16 GPU lanes read 64 consecutive bytes:
 //!
 //! ```text
-//! scale  [16] f32      value of one code step, per vector
-//! first  [16] f32      the component kept in f32
-//! norm   [16] f32      only where the metric needs an additive term
-//! codes  x8: [groups][16][4] u8       code + 128, four components of one vector a word
-//!        x4: [groups/2][16][4] u8     byte j: component 8g+j in the low nibble, 8g+4+j in the high one; code + 8
+//! codes  [n_blocks] of  x8: [groups][16][4] u8    code + 128, four components of one vector a word
+//!                       x4: [groups/2][16][4] u8  byte j: component 8g+j in the low nibble, 8g+4+j in the
+//!                                                 high one; code + 8
+//! first  [n_blocks][16] f32                       the component kept in f32
+//! norm   [n_blocks][16] f32                       only where the metric needs an additive term
+//! scale  [n_blocks][16] bf16                      value of one code step; codes are made for the rounded scale
 //! ```
 //!
 //! The product with a query `(first: f, codes: q, scale: qs)` is
 //! `norm + f·first + (qs·scale)·Σ q_i·code_i`. Codes are stored with an offset so that they are unsigned:
 //! `Σ q_i·(code_i + 128) = Σ q_i·code_i + 128·Σ q_i`, and the last term depends on the query alone.
-//! The integer sum is bounded by 65 536 · 127 · 255 = 2 122 383 360 < 2³¹.
+//! The integer sum is bounded by 65 536 · 127 · 255 = 2 122 383 360 < 2³¹. A run is padded to a cache line, and
+//! every block's codes begin on one.
 
-use crate::spec::Bits;
+use half::bf16;
+
+use crate::{format::ALIGN, spec::Bits};
 
 /// Vectors in a block: one 512-bit register of 32-bit lanes.
 pub(crate) const BLOCK: usize = 16;
@@ -43,14 +47,21 @@ impl BlockShape {
         Self { groups: n_quantised.div_ceil(step) * step / 4, bits, has_norm }
     }
 
-    /// Bytes ahead of the codes.
-    pub fn head_bytes(self) -> usize {
-        BLOCK * 4 * (2 + usize::from(self.has_norm))
+    /// Bytes of one block's codes, a multiple of a cache line.
+    pub fn code_bytes(self) -> usize {
+        self.groups * BLOCK * 4 * self.bits.count() / 8
     }
 
-    /// Bytes of one block.
-    pub fn bytes(self) -> usize {
-        self.head_bytes() + self.groups * BLOCK * 4 * self.bits.count() / 8
+    /// Where the firsts, the norms and the scales of a run of `n_blocks` begin.
+    pub fn heads(self, n_blocks: usize) -> [usize; 3] {
+        let first = n_blocks * self.code_bytes();
+        let norm = first + n_blocks * BLOCK * 4;
+        [first, norm, norm + if self.has_norm { n_blocks * BLOCK * 4 } else { 0 }]
+    }
+
+    /// Bytes of a run of `n_blocks`.
+    pub fn run_bytes(self, n_blocks: usize) -> usize {
+        (self.heads(n_blocks)[2] + n_blocks * BLOCK * 2).next_multiple_of(ALIGN)
     }
 
     /// Integer components a query needs, padding included.
@@ -58,30 +69,34 @@ impl BlockShape {
         self.groups * 4
     }
 
-    /// Writes one block. `vectors`: up to 16 of `(first, quantised components, norm)`; places left over
-    /// hold zeros. `out`: [`BlockShape::bytes`] long.
-    pub fn encode(self, vectors: &[(f32, &[f32], f32)], out: &mut [u8]) {
-        let (head, codes) = out.split_at_mut(self.head_bytes());
-        let offset = match self.bits {
+    /// Writes a run of vectors, each `(first, quantised components, norm)`; places left over in the last block
+    /// hold zeros. `out`: [`BlockShape::run_bytes`] long.
+    pub fn encode<'v>(self, vectors: impl ExactSizeIterator<Item = (f32, &'v [f32], f32)>, out: &mut [u8]) {
+        let n_blocks = vectors.len().div_ceil(BLOCK);
+        let [first_at, norm_at, scale_at] = self.heads(n_blocks);
+        let (codes, heads) = out.split_at_mut(first_at);
+        heads.fill(0);
+        codes.fill(match self.bits {
             Bits::B8 => 0x80,
             Bits::B4 => 0x88,
-        };
-        head.fill(0);
-        codes.fill(offset);
-        for (lane, &(first, components, norm)) in vectors.iter().enumerate() {
+        });
+        for (i, (first, components, norm)) in vectors.enumerate() {
+            let (block, lane) = (i / BLOCK, i % BLOCK);
+            let codes = &mut codes[block * self.code_bytes()..(block + 1) * self.code_bytes()];
             let scale = match self.bits {
-                Bits::B8 => absmax(components) / 127.0,
+                Bits::B8 => stored_scale(absmax(components) / 127.0),
                 Bits::B4 => best_scale(components, 7.0),
             };
-            let mut put = |place: usize, value: f32| {
-                let at = (place * BLOCK + lane) * 4;
-                head[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let mut put = |at: usize, bytes: &[u8]| {
+                let at = at - first_at + i * bytes.len();
+                heads[at..at + bytes.len()].copy_from_slice(bytes);
             };
-            put(0, scale);
-            put(1, first);
+            put(first_at, &first.to_le_bytes());
             if self.has_norm {
-                put(2, norm);
+                put(norm_at, &norm.to_le_bytes());
             }
+            put(scale_at, &scale.to_le_bytes());
+            let scale = scale.to_f32();
             let step = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             for (i, &v) in components.iter().enumerate() {
                 match self.bits {
@@ -98,13 +113,16 @@ impl BlockShape {
         }
     }
 
-    /// Scale, first component, norm and code `i` of the vector in place `lane`: the layout's meaning.
-    pub fn decode(self, block: &[u8], lane: usize) -> (f32, f32, f32, Vec<i32>) {
-        let float = |place: usize| {
-            let at = (place * BLOCK + lane) * 4;
-            f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+    /// Scale, first component, norm and codes of vector `i` in a run of `n_blocks`: the layout's meaning.
+    pub fn decode(self, run: &[u8], n_blocks: usize, i: usize) -> (f32, f32, f32, Vec<i32>) {
+        let [first_at, norm_at, scale_at] = self.heads(n_blocks);
+        let float = |at: usize| {
+            let at = at + i * 4;
+            f32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]])
         };
-        let codes = &block[self.head_bytes()..];
+        let scale = bf16::from_le_bytes([run[scale_at + i * 2], run[scale_at + i * 2 + 1]]).to_f32();
+        let codes = &run[i / BLOCK * self.code_bytes()..];
+        let lane = i % BLOCK;
         let codes = (0..self.query_len())
             .map(|i| match self.bits {
                 Bits::B8 => i32::from(codes[((i / 4) * BLOCK + lane) * 4 + i % 4]) - 128,
@@ -114,7 +132,7 @@ impl BlockShape {
                 }
             })
             .collect();
-        (float(0), float(1), if self.has_norm { float(2) } else { 0.0 }, codes)
+        (scale, float(first_at), if self.has_norm { float(norm_at) } else { 0.0 }, codes)
     }
 }
 
@@ -142,14 +160,26 @@ impl BlockQuery {
         Self { first, scale, sum: codes.iter().map(|&c| i32::from(c)).sum(), codes }
     }
 
-    /// The block layout's meaning: `norm + factor·product` with the vector in place `lane`, in the order
-    /// and with the fused steps that the SIMD kernels take.
-    pub fn score_reference(&self, shape: BlockShape, block: &[u8], lane: usize, factor: f32) -> f32 {
-        let (scale, first, norm, codes) = shape.decode(block, lane);
+    /// The product's meaning: `norm + factor·product` with vector `i` of a run, in the order and with the
+    /// fused steps that the SIMD kernels take.
+    pub fn score_reference(
+        &self,
+        shape: BlockShape,
+        run: &[u8],
+        n_blocks: usize,
+        i: usize,
+        factor: f32,
+    ) -> f32 {
+        let (scale, first, norm, codes) = shape.decode(run, n_blocks, i);
         let dot: i32 = codes.iter().zip(&self.codes).map(|(&c, &q)| c * i32::from(q)).sum();
         let part = first.mul_add(factor * self.first, norm);
         (scale * (factor * self.scale)).mul_add(dot as f32, part)
     }
+}
+
+/// A scale as stored: to the nearest of bf16's values, which are finer (1/256) than a code step of 127.
+fn stored_scale(scale: f32) -> bf16 {
+    bf16::from_f32(scale)
 }
 
 fn absmax(values: &[f32]) -> f32 {
@@ -171,12 +201,13 @@ fn code(v: f32, step: f32, limit: f32) -> u8 {
 
 /// The scale of least squared error among absmax/limit and shrunk ones: with few codes, clipping the
 /// largest value a little costs less than coarse steps everywhere.
-fn best_scale(values: &[f32], limit: f32) -> f32 {
+fn best_scale(values: &[f32], limit: f32) -> bf16 {
     let top = absmax(values) / limit;
-    let mut best = (f32::INFINITY, top);
+    let mut best = (f32::INFINITY, stored_scale(top));
     // 24 steps down to 0.54·absmax; a Gaussian's optimum for 15 levels lies near 0.8.
     for i in 0..24_u8 {
-        let scale = top * (1.0 - 0.02 * f32::from(i));
+        let stored = stored_scale(top * (1.0 - 0.02 * f32::from(i)));
+        let scale = stored.to_f32();
         if scale <= 0.0 {
             break;
         }
@@ -191,7 +222,7 @@ fn best_scale(values: &[f32], limit: f32) -> f32 {
         }
         let error: f32 = errors.iter().sum();
         if error < best.0 {
-            best = (error, scale);
+            best = (error, stored);
         }
     }
     best.1
@@ -206,17 +237,19 @@ mod tests {
         #[test]
         fn encoding_is_within_half_a_step(
             values in proptest::collection::vec(-100.0_f32..100.0, 1..70),
-            lane in 0..BLOCK,
+            lane in 0..3 * BLOCK,
             has_norm in any::<bool>(),
         ) {
             let shape = BlockShape::new(values.len(), Bits::B8, has_norm);
             let mut vectors = vec![(0.0, &[][..], 0.0); lane];
             vectors.push((3.5, &values, 7.25));
-            let mut bytes = vec![0; shape.bytes()];
-            shape.encode(&vectors, &mut bytes);
-            let (scale, first, norm, codes) = shape.decode(&bytes, lane);
+            let n_blocks = vectors.len().div_ceil(BLOCK);
+            let mut bytes = vec![0; shape.run_bytes(n_blocks)];
+            shape.encode(vectors.into_iter(), &mut bytes);
+            let (scale, first, norm, codes) = shape.decode(&bytes, n_blocks, lane);
             prop_assert_eq!((first, norm), (3.5, if has_norm { 7.25 } else { 0.0 }));
             for (v, c) in values.iter().zip(&codes) {
+                // Half a step, and what rounding the scale may clip off the largest value: 127/256 of one.
                 prop_assert!((v - scale * *c as f32).abs() <= 0.5001 * scale);
             }
             prop_assert!(codes[values.len()..].iter().all(|&c| c == 0));
@@ -225,13 +258,13 @@ mod tests {
         #[test]
         fn four_bits_never_lose_to_absmax(values in proptest::collection::vec(-1.0_f32..1.0, 1..70)) {
             let shape = BlockShape::new(values.len(), Bits::B4, false);
-            let mut bytes = vec![0; shape.bytes()];
-            shape.encode(&[(0.0, &values, 0.0)], &mut bytes);
-            let (scale, _, _, codes) = shape.decode(&bytes, 0);
+            let mut bytes = vec![0; shape.run_bytes(1)];
+            shape.encode([(0.0, &values[..], 0.0)].into_iter(), &mut bytes);
+            let (scale, _, _, codes) = shape.decode(&bytes, 1, 0);
             let error: f32 = values.iter().zip(&codes).map(|(v, c)| (v - scale * *c as f32).powi(2)).sum();
-            let top = absmax(&values) / 7.0;
+            let top = stored_scale(absmax(&values) / 7.0).to_f32();
             let plain: f32 = values.iter()
-                .map(|v| if top > 0.0 { (v - (v / top).round_ties_even() * top).powi(2) } else { 0.0 })
+                .map(|v| if top > 0.0 { (v - (v / top).clamp(-7.0, 7.0).round_ties_even() * top).powi(2) } else { 0.0 })
                 .sum();
             prop_assert!(error <= plain * 1.0001 + 1e-9);
         }

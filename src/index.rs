@@ -22,7 +22,7 @@ use crate::{
 ///
 /// ```
 /// use nearfield::{Device, Index, Metric, SearchParams};
-/// # let base = ndarray::Array2::from_shape_fn((500, 20), |(i, j)| ((i * 7 + j * 13) % 31) as f32 - 15.0);
+/// # let base = ndarray::Array2::from_shape_fn((500, 20), |(i, j)| ((i * 37 + j * j * 13) as f32).sin());
 /// let index = Index::builder("IVF8,SQ8,Refine(f32)".parse()?).metric(Metric::L2).seed(7).build(base.view())?;
 /// let searcher = index.searcher(Device::auto())?;
 /// let hits = searcher.search(base.view(), SearchParams::new(3).n_probe(8))?;

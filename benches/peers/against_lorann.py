@@ -40,15 +40,17 @@ def sweep(n_lists):
 class Lorann:
     name = "lorann"
 
-    def __init__(self, args, base, config):
+    def __init__(self, args, base, config, dtype):
         import lorann
 
-        self.label = ", ".join(f"{k}={v}" for k, v in config.items())
+        base = base.astype(dtype)
+        self.label = ", ".join(f"{k}={v}" for k, v in config.items()) + f", {dtype}"
+        self.dtype = dtype
         self.n_lists = config["n_clusters"]
         distance = lorann.L2 if args.metric == "l2" else lorann.IP
         self.index = lorann.LorannIndex(data=base, distance=distance, copy=False, **config)
         since = time.perf_counter()
-        extra = dict(training_queries=args.train) if args.train is not None else {}
+        extra = dict(training_queries=args.train.astype(dtype)) if args.train is not None else {}
         self.index.build(verbose=False, n_threads=1, **extra)
         self.build_s = time.perf_counter() - since
         with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +58,7 @@ class Lorann:
             self.bytes = os.path.getsize(folder + "/index")
 
     def measure(self, queries, truth, found):
+        queries = queries.astype(self.dtype)
         for lists, n in sweep(self.n_lists):
             options = dict(clusters_to_search=lists, points_to_rerank=n)
             ids = self.index.search(queries, K, n_threads=1, **options)
@@ -134,6 +137,7 @@ def main():
     parser.add_argument("--nearfield", default="target/release/nearfield")
     parser.add_argument("--specs", nargs="*", default=NEARFIELD)
     parser.add_argument("--refine", nargs="*", default=["f16"])
+    parser.add_argument("--lorann-rows", nargs="*", default=["float32", "float16"])
     parser.add_argument("--lorann", type=json.loads, default=LORANN)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
@@ -142,7 +146,7 @@ def main():
     queries = np.ascontiguousarray(np.load(args.queries), dtype=np.float32)
     truth = np.load(args.truth)
     with tempfile.TemporaryDirectory() as folder:
-        engines = [Lorann(args, base, config) for config in args.lorann]
+        engines = [Lorann(args, base, config, dtype) for config in args.lorann for dtype in args.lorann_rows]
         engines += [Nearfield(args, f"{s},Refine({r})", folder) for s in args.specs for r in args.refine]
         for engine in engines:
             print(f"{engine.name:10} {engine.label:60} build {engine.build_s:6.1f} s  {engine.bytes / 1e6:7.1f} MB", flush=True)

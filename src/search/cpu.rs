@@ -65,6 +65,7 @@ fn one<V: Vectors>(
     // Room for whole pairs of groups, as 4-bit blocks want it.
     query.blocks.codes.resize(s.next_multiple_of(8), 0);
     query.blocks.first = query.reduced[0];
+    query.rest_sum = sum(&query.reduced[1..]);
     (query.blocks.scale, query.blocks.sum) =
         simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
     match &model.router {
@@ -124,4 +125,15 @@ fn one<V: Vectors>(
         *id = found.1;
         *score = model.metric.public_score(found.0);
     }
+}
+
+/// Sum in eight interleaved parts, which compilers turn into vectors.
+fn sum(values: &[f32]) -> f32 {
+    let mut parts = [0.0; 8];
+    for chunk in values.chunks(8) {
+        for (part, v) in parts.iter_mut().zip(chunk) {
+            *part += v;
+        }
+    }
+    parts.iter().sum()
 }

@@ -18,20 +18,22 @@ macro_rules! block_kernels {
         /// Scores of the 16 vectors of one block, in two halves.
         ///
         /// # Safety
-        /// 1. The machine has the features named. 2. A whole block stands at `block`.
-        /// 3. `run.query.codes` holds `run.shape.query_len()` codes.
+        /// 1. The machine has the features named. 2. `run` is checked and has a block `block`.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn one_block(run: &BlockRun<'_>, block: *const u8) -> [__m256; 2] {
-            let head = run.shape.head_bytes();
-            let q = run.query.codes.as_ptr();
+        unsafe fn one_block(run: &BlockRun<'_>, block: usize) -> [__m256; 2] {
+            let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
+            let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
+            let start = block * run.shape.code_bytes();
             let offset = if $signed && run.shape.bits == Bits::B8 { 0 } else { run.offset_term() };
             let mut dots = [_mm256_set1_epi32(offset.wrapping_neg()); 2];
-            // SAFETY: by 2 and 3: half t of row g stands at head + 64·g + 32·t, inside the block.
+            // SAFETY: by 2: half t of row g stands at start + 64·g + 32·t, the heads at 64·block + 32·t or
+            // 32·block + 16·t behind their beginnings, all inside the run; a checked query has four codes
+            // for every group.
             unsafe {
                 let word = |group: usize| _mm256_set1_epi32(q.add(4 * group).cast::<i32>().read_unaligned());
                 let codes =
-                    |row: usize, t: usize| _mm256_loadu_si256(block.add(head + 64 * row + 32 * t).cast());
+                    |row: usize, t: usize| _mm256_loadu_si256(base.add(start + 64 * row + 32 * t).cast());
                 match run.shape.bits {
                     Bits::B8 => {
                         for g in 0..run.shape.groups {
@@ -55,56 +57,55 @@ macro_rules! block_kernels {
                     }
                 }
                 let first = _mm256_set1_ps(run.factor * run.query.first);
-                let scale = _mm256_set1_ps(run.factor * run.query.scale);
+                let factor = _mm256_set1_ps(run.factor * run.query.scale);
                 let mut scores = [_mm256_setzero_ps(); 2];
                 for t in 0..2 {
-                    let float = |place: usize| _mm256_loadu_ps(block.add(64 * place + 32 * t).cast());
-                    let scale = _mm256_mul_ps(float(0), scale);
-                    let norm = if run.shape.has_norm { float(2) } else { _mm256_setzero_ps() };
-                    let part = _mm256_fmadd_ps(float(1), first, norm);
-                    scores[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots[t]), part);
+                    let float = |at: usize| _mm256_loadu_ps(base.add(at + 64 * block + 32 * t).cast());
+                    let half = _mm_loadu_si128(base.add(scale_at + 32 * block + 16 * t).cast());
+                    // bf16 is the upper half of an f32.
+                    let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
+                    let norm = if run.shape.has_norm { float(norm_at) } else { _mm256_setzero_ps() };
+                    let part = _mm256_fmadd_ps(float(first_at), first, norm);
+                    let dot = _mm256_cvtepi32_ps(dots[t]);
+                    scores[t] = _mm256_fmadd_ps(_mm256_mul_ps(scale, factor), dot, part);
                 }
                 scores
             }
         }
 
         /// # Safety
-        /// 1. The machine has the features named. 2. `run` is checked, `out` has a place for every vector
-        /// of its whole blocks.
+        /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
         pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
-            let n_blocks = run.n_vectors.div_ceil(BLOCK);
-            let blocks = run.blocks.chunks_exact(run.shape.bytes()).take(n_blocks);
-            for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK)) {
-                // SAFETY: a whole block, and 16 places.
+            for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
+                // SAFETY: a block of the run, by 2, and 16 places.
                 unsafe {
-                    let [low, high] = one_block(run, block.as_ptr());
+                    let [low, high] = one_block(run, block);
                     _mm256_storeu_ps(out.as_mut_ptr(), low);
                     _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
                 }
             }
         }
 
-        /// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and
+        /// the number of survivors.
         ///
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
         pub unsafe fn scan_blocks(
             run: &BlockRun<'_>,
+            start: usize,
             base: u32,
             threshold: f32,
             scores: &mut [f32],
             positions: &mut [u32],
         ) -> (usize, usize) {
             let limit = _mm256_set1_ps(threshold);
-            let (mut seen, mut written) = (0_usize, 0_usize);
-            for block in run.blocks.chunks_exact(run.shape.bytes()) {
-                if seen >= run.n_vectors || written + APPEND > scores.len() {
-                    break;
-                }
-                // SAFETY: a whole block, by 2.
-                let halves = unsafe { one_block(run, block.as_ptr()) };
+            let (mut seen, mut written) = (start, 0_usize);
+            while seen < run.n_vectors && written + APPEND <= scores.len() {
+                // SAFETY: a block of the run, by 2.
+                let halves = unsafe { one_block(run, seen / BLOCK) };
                 let mask = |half: __m256| {
                     _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(half, limit)).unsigned_abs()
                 };

@@ -91,21 +91,24 @@ pub unsafe fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
     (scale, _mm512_reduce_add_epi32(sum))
 }
 
-/// Scores of `T` blocks of 16 vectors.
+/// Scores of `T` blocks of 16 vectors, from `block` on.
 ///
 /// # Safety
-/// 1. The machine has AVX-512 F, BW and VNNI. 2. `T` whole blocks stand at `block`.
-/// 3. `run.query.codes` holds `run.shape.query_len()` codes.
+/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked and has `T` blocks from `block` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: *const u8) -> [__m512; T] {
-    let (bytes, head) = (run.shape.bytes(), run.shape.head_bytes());
-    let q = run.query.codes.as_ptr();
+unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: usize) -> [__m512; T] {
+    let code_bytes = run.shape.code_bytes();
+    let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
+    let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
     let mut dots = [_mm512_set1_epi32(run.offset_term().wrapping_neg()); T];
-    // SAFETY: by 2 and 3: row g of block t stands at t·bytes + head + 64·g, inside the block.
+    // SAFETY: by 2: row g of block b stands at b·code_bytes + 64·g, its heads at 64·b or 32·b behind their
+    // beginnings, all inside the run; a checked query has four codes for every group.
     unsafe {
         let word = |group: usize| _mm512_set1_epi32(q.add(4 * group).cast::<i32>().read_unaligned());
-        let codes = |t: usize, row: usize| _mm512_loadu_si512(block.add(t * bytes + head + 64 * row).cast());
+        let codes = |t: usize, row: usize| {
+            _mm512_loadu_si512(base.add((block + t) * code_bytes + 64 * row).cast())
+        };
         match run.shape.bits {
             Bits::B8 => {
                 for g in 0..run.shape.groups {
@@ -129,14 +132,16 @@ unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: *const u8) -> [
             }
         }
         let first = _mm512_set1_ps(run.factor * run.query.first);
-        let scale = _mm512_set1_ps(run.factor * run.query.scale);
+        let factor = _mm512_set1_ps(run.factor * run.query.scale);
         let mut scores = [_mm512_setzero_ps(); T];
         for t in 0..T {
-            let float = |place: usize| _mm512_loadu_ps(block.add(t * bytes + 64 * place).cast());
-            let scale = _mm512_mul_ps(float(0), scale);
-            let norm = if run.shape.has_norm { float(2) } else { _mm512_setzero_ps() };
-            let part = _mm512_fmadd_ps(float(1), first, norm);
-            scores[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[t]), part);
+            let float = |at: usize| _mm512_loadu_ps(base.add(at + 64 * (block + t)).cast());
+            let half = _mm256_loadu_si256(base.add(scale_at + 32 * (block + t)).cast());
+            // bf16 is the upper half of an f32.
+            let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+            let norm = if run.shape.has_norm { float(norm_at) } else { _mm512_setzero_ps() };
+            let part = _mm512_fmadd_ps(float(first_at), first, norm);
+            scores[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, factor), _mm512_cvtepi32_ps(dots[t]), part);
         }
         scores
     }
@@ -147,81 +152,76 @@ unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: *const u8) -> [
 /// its whole blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
-    let (bytes, n_blocks) = (run.shape.bytes(), run.n_vectors.div_ceil(BLOCK));
+    let n_blocks = run.n_blocks();
     let mut b = 0;
     while b < n_blocks {
-        // SAFETY: by 2, `tile` blocks stand at b and have their 16 places each in `out`.
+        // SAFETY: by 2, as many blocks stand at b and have their 16 places each in `out`.
         unsafe {
-            let block = run.blocks.as_ptr().add(b * bytes);
             let place = out.as_mut_ptr().add(b * BLOCK);
-            if n_blocks - b >= TILE {
-                for (t, scores) in tile_scores::<TILE>(run, block).into_iter().enumerate() {
+            let put = |scores: &[__m512]| {
+                for (t, &scores) in scores.iter().enumerate() {
                     _mm512_storeu_ps(place.add(t * BLOCK), scores);
                 }
-                b += TILE;
-            } else if n_blocks - b >= 2 {
-                for (t, scores) in tile_scores::<2>(run, block).into_iter().enumerate() {
-                    _mm512_storeu_ps(place.add(t * BLOCK), scores);
-                }
-                b += 2;
-            } else {
-                _mm512_storeu_ps(place, tile_scores::<1>(run, block)[0]);
-                b += 1;
-            }
+                scores.len()
+            };
+            b += match n_blocks - b {
+                TILE.. => put(&tile_scores::<TILE>(run, b)),
+                2.. => put(&tile_scores::<2>(run, b)),
+                _ => put(&tile_scores::<1>(run, b)),
+            };
         }
     }
 }
 
-/// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+/// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and the
+/// number of survivors.
 ///
 /// # Safety
-/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked. 3. `scores` and `positions` are equally
-/// long.
+/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, `start` is a multiple of 16.
+/// 3. `scores` and `positions` are equally long.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub unsafe fn scan_blocks(
     run: &BlockRun<'_>,
+    start: usize,
     base: u32,
     threshold: f32,
     scores: &mut [f32],
     positions: &mut [u32],
 ) -> (usize, usize) {
-    let bytes = run.shape.bytes();
     let limit = _mm512_set1_ps(threshold);
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let (mut seen, mut written) = (0_usize, 0_usize);
+    let (mut seen, mut written) = (start, 0_usize);
     while seen < run.n_vectors && written + APPEND <= scores.len() {
-        let left = (run.n_vectors - seen).div_ceil(BLOCK);
-        // SAFETY: by 2, as many blocks stand at `seen`. APPEND = 64 places are free, and each of at most
+        let block = seen / BLOCK;
+        // SAFETY: by 2, as many blocks stand at `block`. APPEND = 64 places are free, and each of at most
         // four blocks writes one register of 16 and then moves on by its survivors.
         unsafe {
-            let block = run.blocks.as_ptr().add(seen / BLOCK * bytes);
             let mut keep = |tile: &[__m512]| {
                 for (t, &score) in tile.iter().enumerate() {
                     let at = seen + t * BLOCK;
                     let valid = low_lanes(run.n_vectors - at);
                     let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(valid, score, limit);
                     if mask != 0 {
-                        #[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "bits of a u32 position")]
+                        #[allow(
+                            clippy::cast_possible_wrap,
+                            clippy::cast_possible_truncation,
+                            reason = "the bits of a u32 position"
+                        )]
                         let position = _mm512_add_epi32(lanes, _mm512_set1_epi32((base + at as u32) as i32));
-                        _mm512_storeu_ps(scores.as_mut_ptr().add(written), _mm512_maskz_compress_ps(mask, score));
-                        _mm512_storeu_si512(
-                            positions.as_mut_ptr().add(written).cast(),
-                            _mm512_maskz_compress_epi32(mask, position),
-                        );
+                        let (to_scores, to_positions) =
+                            (scores.as_mut_ptr().add(written), positions.as_mut_ptr().add(written));
+                        _mm512_storeu_ps(to_scores, _mm512_maskz_compress_ps(mask, score));
+                        _mm512_storeu_si512(to_positions.cast(), _mm512_maskz_compress_epi32(mask, position));
                         written += mask.count_ones() as usize;
                     }
                 }
+                tile.len() * BLOCK
             };
-            if left >= TILE {
-                keep(&tile_scores::<TILE>(run, block));
-                seen += TILE * BLOCK;
-            } else if left >= 2 {
-                keep(&tile_scores::<2>(run, block));
-                seen += 2 * BLOCK;
-            } else {
-                keep(&tile_scores::<1>(run, block));
-                seen += BLOCK;
-            }
+            seen += match run.n_blocks() - block {
+                TILE.. => keep(&tile_scores::<TILE>(run, block)),
+                2.. => keep(&tile_scores::<2>(run, block)),
+                _ => keep(&tile_scores::<1>(run, block)),
+            };
         }
     }
     (seen, written)

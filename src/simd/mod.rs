@@ -50,9 +50,9 @@ enum Level {
 pub(crate) struct BlockRun<'a> {
     /// Shape of each block.
     pub shape: BlockShape,
-    /// Blocks, one after the other.
-    pub blocks: &'a [u8],
-    /// Vectors in them; the last block may be partly filled.
+    /// The run, as `block.rs` lays it out.
+    pub bytes: &'a [u8],
+    /// Vectors in it; the last block may be partly filled.
     pub n_vectors: usize,
     /// The query.
     pub query: &'a BlockQuery,
@@ -62,9 +62,12 @@ pub(crate) struct BlockRun<'a> {
 
 impl BlockRun<'_> {
     fn check(&self) {
-        let n_blocks = self.n_vectors.div_ceil(BLOCK);
-        assert!(self.blocks.len() >= n_blocks * self.shape.bytes(), "blocks are cut short");
+        assert!(self.bytes.len() >= self.shape.run_bytes(self.n_blocks()), "the run is cut short");
         assert!(self.query.codes.len() >= self.shape.query_len(), "the query is shorter than the blocks");
+    }
+
+    fn n_blocks(&self) -> usize {
+        self.n_vectors.div_ceil(BLOCK)
     }
 
     /// What the unsigned codes add to every integer product.
@@ -200,20 +203,16 @@ impl Simd {
         id_of: &impl Fn(u32) -> u64,
     ) {
         run.check();
-        let mut rest = run;
-        let mut base = base;
-        while rest.n_vectors > 0 {
+        let mut seen = 0;
+        while seen < run.n_vectors {
             if kept.is_full() {
                 kept.cut(id_of);
             }
             let threshold = kept.threshold();
             let (scores, positions) = kept.tail();
-            let (seen, written) = dispatch!(self, scan_blocks(&rest, base, threshold, scores, positions));
+            let written;
+            (seen, written) = dispatch!(self, scan_blocks(&run, seen, base, threshold, scores, positions));
             kept.advance(written);
-            let seen = seen.min(rest.n_vectors);
-            rest.n_vectors -= seen;
-            base += u32::try_from(seen).unwrap_or(u32::MAX);
-            rest.blocks = &rest.blocks[seen.div_ceil(BLOCK) * rest.shape.bytes()..];
         }
     }
 

@@ -20,23 +20,25 @@ macro_rules! block_kernels {
         /// Scores of the 16 vectors of one block, in four quarters.
         ///
         /// # Safety
-        /// 1. The machine has the features named. 2. A whole block stands at `block`.
-        /// 3. `run.query.codes` holds `run.shape.query_len()` codes.
+        /// 1. The machine has the features named. 2. `run` is checked and has a block `block`.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn one_block(run: &BlockRun<'_>, block: *const u8) -> [f32; BLOCK] {
-            let head = run.shape.head_bytes();
-            let q = run.query.codes.as_ptr();
+        unsafe fn one_block(run: &BlockRun<'_>, block: usize) -> [f32; BLOCK] {
+            let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
+            let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
+            let start = block * run.shape.code_bytes();
             // Bytes are made signed below, so only nibbles (0..=15) carry an offset.
             let offset = if run.shape.bits == Bits::B8 { 0 } else { run.offset_term() };
             let mut dots = [vdupq_n_s32(offset.wrapping_neg()); 4];
             let mut out = [0.0; BLOCK];
-            // SAFETY: by 2 and 3: quarter t of row g stands at head + 64·g + 16·t, inside the block.
+            // SAFETY: by 2: quarter t of row g stands at start + 64·g + 16·t, the heads at 64·block + 16·t or
+            // 32·block + 8·t behind their beginnings, all inside the run; a checked query has four codes for
+            // every group.
             unsafe {
                 let word = |group: usize| {
                     vreinterpretq_s8_s32(vdupq_n_s32(q.add(4 * group).cast::<i32>().read_unaligned()))
                 };
-                let codes = |row: usize, t: usize| vld1q_u8(block.add(head + 64 * row + 16 * t));
+                let codes = |row: usize, t: usize| vld1q_u8(base.add(start + 64 * row + 16 * t));
                 match run.shape.bits {
                     Bits::B8 => {
                         let flip = vdupq_n_u8(0x80);
@@ -65,11 +67,13 @@ macro_rules! block_kernels {
                 let first = vdupq_n_f32(run.factor * run.query.first);
                 let factor = vdupq_n_f32(run.factor * run.query.scale);
                 for t in 0..4 {
-                    let float = |place: usize| vld1q_f32(block.add(64 * place + 16 * t).cast());
-                    let scale = vmulq_f32(float(0), factor);
-                    let norm = if run.shape.has_norm { float(2) } else { vdupq_n_f32(0.0) };
-                    let part = vfmaq_f32(norm, float(1), first);
-                    let score = vfmaq_f32(part, scale, vcvtq_f32_s32(dots[t]));
+                    let float = |at: usize| vld1q_f32(base.add(at + 64 * block + 16 * t).cast());
+                    let half = vld1_u16(base.add(scale_at + 32 * block + 8 * t).cast());
+                    // bf16 is the upper half of an f32.
+                    let scale = vreinterpretq_f32_u32(vshll_n_u16::<16>(half));
+                    let norm = if run.shape.has_norm { float(norm_at) } else { vdupq_n_f32(0.0) };
+                    let part = vfmaq_f32(norm, float(first_at), first);
+                    let score = vfmaq_f32(part, vmulq_f32(scale, factor), vcvtq_f32_s32(dots[t]));
                     vst1q_f32(out.as_mut_ptr().add(4 * t), score);
                 }
             }
@@ -80,33 +84,30 @@ macro_rules! block_kernels {
         /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
         pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
-            let n_blocks = run.n_vectors.div_ceil(BLOCK);
-            let blocks = run.blocks.chunks_exact(run.shape.bytes()).take(n_blocks);
-            for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK)) {
-                // SAFETY: a whole block, by 2.
-                out.copy_from_slice(&unsafe { one_block(run, block.as_ptr()) });
+            for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
+                // SAFETY: a block of the run, by 2.
+                out.copy_from_slice(&unsafe { one_block(run, block) });
             }
         }
 
-        /// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and
+        /// the number of survivors.
         ///
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
         pub unsafe fn scan_blocks(
             run: &BlockRun<'_>,
+            start: usize,
             base: u32,
             threshold: f32,
             scores: &mut [f32],
             positions: &mut [u32],
         ) -> (usize, usize) {
-            let (mut seen, mut written) = (0, 0);
-            for block in run.blocks.chunks_exact(run.shape.bytes()) {
-                if seen >= run.n_vectors || written + APPEND > scores.len() {
-                    break;
-                }
-                // SAFETY: a whole block, by 2.
-                let lanes = unsafe { one_block(run, block.as_ptr()) };
+            let (mut seen, mut written) = (start, 0);
+            while seen < run.n_vectors && written + APPEND <= scores.len() {
+                // SAFETY: a block of the run, by 2.
+                let lanes = unsafe { one_block(run, seen / BLOCK) };
                 let valid = BLOCK.min(run.n_vectors - seen);
                 for (position, &score) in (base..).skip(seen).zip(&lanes[..valid]) {
                     if score <= threshold {

@@ -1,6 +1,6 @@
 //! Portable kernels in plain Rust: the twin every other instruction set is tested against.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::BlockRun;
 use crate::{block::BLOCK, spec::Bits, topk::APPEND};
@@ -28,12 +28,16 @@ pub fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
 }
 
 /// Scores of the 16 vectors of one block.
-fn one_block(run: &BlockRun<'_>, block: &[u8]) -> [f32; BLOCK] {
-    let head: &[[u8; 4]] = bytemuck::cast_slice(&block[..run.shape.head_bytes()]);
-    let float = |place: usize, lane: usize| f32::from_le_bytes(head[place * BLOCK + lane]);
+fn one_block(run: &BlockRun<'_>, block: usize) -> [f32; BLOCK] {
+    let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
+    let float = |at: usize, lane: usize| {
+        let at = at + (block * BLOCK + lane) * 4;
+        f32::from_le_bytes(std::array::from_fn(|i| run.bytes[at + i]))
+    };
     let mut dots = [0_i32; BLOCK];
     let q = &run.query.codes;
-    for (row, words) in block[run.shape.head_bytes()..].chunks_exact(BLOCK * 4).enumerate() {
+    let codes = &run.bytes[block * run.shape.code_bytes()..(block + 1) * run.shape.code_bytes()];
+    for (row, words) in codes.chunks_exact(BLOCK * 4).enumerate() {
         for (dot, word) in dots.iter_mut().zip(words.chunks_exact(4)) {
             for (j, &byte) in word.iter().enumerate() {
                 *dot += match run.shape.bits {
@@ -47,35 +51,36 @@ fn one_block(run: &BlockRun<'_>, block: &[u8]) -> [f32; BLOCK] {
         }
     }
     let first = run.factor * run.query.first;
-    let scale = run.factor * run.query.scale;
+    let factor = run.factor * run.query.scale;
     std::array::from_fn(|lane| {
-        let norm = if run.shape.has_norm { float(2, lane) } else { 0.0 };
+        let norm = if run.shape.has_norm { float(norm_at, lane) } else { 0.0 };
+        let at = scale_at + (block * BLOCK + lane) * 2;
+        let scale = bf16::from_le_bytes([run.bytes[at], run.bytes[at + 1]]).to_f32();
         let dot = (dots[lane] - run.offset_term()) as f32;
-        float(1, lane) * first + (float(0, lane) * scale) * dot + norm
+        float(first_at, lane) * first + (scale * factor) * dot + norm
     })
 }
 
 pub fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
-    for (block, out) in run.blocks.chunks_exact(run.shape.bytes()).zip(out.chunks_exact_mut(BLOCK)) {
+    for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
         out.copy_from_slice(&one_block(run, block));
     }
 }
 
-/// Writes survivors to the tail until it may overflow; returns the vectors seen and the survivors.
+/// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and the
+/// number of survivors.
 pub fn scan_blocks(
     run: &BlockRun<'_>,
+    start: usize,
     base: u32,
     threshold: f32,
     scores: &mut [f32],
     positions: &mut [u32],
 ) -> (usize, usize) {
-    let (mut seen, mut written) = (0, 0);
-    for block in run.blocks.chunks_exact(run.shape.bytes()) {
-        if seen >= run.n_vectors || written + APPEND > scores.len() {
-            break;
-        }
+    let (mut seen, mut written) = (start, 0);
+    while seen < run.n_vectors && written + APPEND <= scores.len() {
         let lanes = BLOCK.min(run.n_vectors - seen);
-        for (position, &score) in (base..).skip(seen).zip(&one_block(run, block)[..lanes]) {
+        for (position, &score) in (base..).skip(seen).zip(&one_block(run, seen / BLOCK)[..lanes]) {
             if score <= threshold {
                 scores[written] = score;
                 positions[written] = position;

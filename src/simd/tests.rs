@@ -69,14 +69,10 @@ fn run_of(
     seed: usize,
 ) -> (BlockShape, Vec<u8>, BlockQuery) {
     let shape = BlockShape::new(width, bits, has_norm);
-    let mut blocks = vec![0; n.div_ceil(BLOCK) * shape.bytes()];
-    for (b, out) in blocks.chunks_exact_mut(shape.bytes()).enumerate() {
-        let rows: Vec<Vec<f32>> =
-            (b * BLOCK..n.min((b + 1) * BLOCK)).map(|i| integers(width, i + seed)).collect();
-        let vectors: Vec<_> =
-            rows.iter().enumerate().map(|(i, r)| ((i % 3) as f32, &r[..], (i % 5) as f32)).collect();
-        shape.encode(&vectors, out);
-    }
+    let mut blocks = vec![0; shape.run_bytes(n.div_ceil(BLOCK))];
+    let rows: Vec<Vec<f32>> = (0..n).map(|i| integers(width, i + seed)).collect();
+    let vectors = rows.iter().enumerate().map(|(i, r)| ((i % 3) as f32, &r[..], (i % 5) as f32));
+    shape.encode(vectors, &mut blocks);
     let mut query = BlockQuery { first: 2.0, codes: vec![0; shape.query_len()], ..BlockQuery::default() };
     (query.scale, query.sum) = SCALAR.quantise(&integers(width, seed + 77), &mut query.codes[..width]);
     (shape, blocks, query)
@@ -101,7 +97,7 @@ proptest! {
     ) {
         let bits = if four { Bits::B4 } else { Bits::B8 };
         let (shape, blocks, query) = run_of(n, width, bits, has_norm, seed);
-        let run = BlockRun { shape, blocks: &blocks, n_vectors: n, query: &query, factor: -2.0 };
+        let run = BlockRun { shape, bytes: &blocks, n_vectors: n, query: &query, factor: -2.0 };
         let places = n.div_ceil(BLOCK) * BLOCK;
         let mut want = vec![0.0; places];
         SCALAR.block_scores(run, &mut want);

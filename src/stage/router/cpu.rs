@@ -18,7 +18,7 @@ pub(crate) fn route(
 ) {
     let run = BlockRun {
         shape: router.shape,
-        blocks: &router.blocks,
+        bytes: &router.blocks,
         n_vectors: router.n_lists,
         query,
         factor: router.metric.product_factor(),

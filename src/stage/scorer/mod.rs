@@ -34,6 +34,8 @@ impl Scorer {
 pub(crate) struct ScorerQuery {
     /// The reduced query, `[s]`.
     pub reduced: Vec<f32>,
+    /// Sum of its coordinates 1.., which takes the offset of byte codes back.
+    pub rest_sum: f32,
     /// Its coordinates 1.. as int8, coordinate 0 in f32.
     pub blocks: BlockQuery,
     /// Prepared for stored vectors.

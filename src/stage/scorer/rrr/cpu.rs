@@ -21,10 +21,9 @@ pub(crate) struct RrrScratch {
 pub(crate) fn prefetch(rrr: &Rrr, list: usize) {
     let bytes = rrr.shape.a_bytes();
     simd::prefetch(&rrr.a[list * bytes..(list + 1) * bytes]);
-    let start = rrr.block_starts[list] as usize * rrr.shape.b.bytes();
+    let b = rrr.b_of(list);
     // Two blocks: from there on the hardware follows the stream.
-    let end = (start + 2 * rrr.shape.b.bytes()).min(rrr.b.len());
-    simd::prefetch(&rrr.b[start..end]);
+    simd::prefetch(&b[..(2 * rrr.shape.b.code_bytes()).min(b.len())]);
 }
 
 /// Offers every point of a list; `range` are its positions.
@@ -46,18 +45,19 @@ pub(crate) fn scan(
     scratch.rank.codes.resize(rrr.shape.b.query_len(), 0);
     let a = BlockRun {
         shape: rrr.shape.a,
-        blocks: list_a.blocks,
+        bytes: list_a.run,
         n_vectors: rrr.shape.rank,
         query: &query.blocks,
         factor: 1.0,
     };
     simd.block_scores(a, &mut scratch.t);
     let (q_first, q_rest) = (query.reduced[0], &query.reduced[1..]);
-    scratch.rank.first = q_first * list_a.first + list_a.scale * simd.dot_f16(q_rest, list_a.column);
+    scratch.rank.first = q_first * list_a.first
+        + list_a.scale * (simd.dot_u8(q_rest, list_a.column) - 128.0 * query.rest_sum);
     (scratch.rank.scale, scratch.rank.sum) = simd.quantise(&scratch.t, &mut scratch.rank.codes);
     let b = BlockRun {
         shape: rrr.shape.b,
-        blocks: rrr.b_of(list, range.len()),
+        bytes: rrr.b_of(list),
         n_vectors: range.len(),
         query: &scratch.rank,
         factor: rrr.metric.product_factor(),

@@ -9,20 +9,20 @@
 //! scores = tB B: [r + 1, m]      once a point
 //! ```
 //!
-//! Component 0 of the rank carries most of the score and is never rounded to integers: the column `A[:, 0]`
-//! is half precision and meets the f32 query, and `B[0, :]` is the f32 `first` of each point's block. The other
+//! Component 0 of the rank carries most of the score, so its side of the query is never rounded: the column `A[:, 0]`
+//! holds bytes but meets the f32 query, and `B[0, :]` is the f32 `first` of each point's block. The other
 //! r components, and coordinates 1.. of the query, are int8 (or 4-bit) with a scale per column. For l2 a
 //! point's block also holds `‖x‖²`. A list's A is one record:
 //!
 //! ```text
 //! first   f32              A[0, 0], apart from the others since coordinate 0 is the largest
-//! scale   f32              largest magnitude of A[1.., 0]
-//! column  [s − 1] f16      A[1.., 0] / scale; zeros up to a multiple of 64 bytes follow
-//! blocks  [r / 16]         columns 1..=r, see `block.rs`
+//! scale   f32              value of one code step of A[1.., 0]
+//! column  [s − 1] u8       A[1.., 0] as code + 128; zeros up to a multiple of 64 bytes follow
+//! run     r vectors        columns 1..=r, as `block.rs` lays them out
 //! ```
 //!
-//! Bytes read per query with n_probe lists of m points, at 8 bits: `n_probe·(2·s + r·(s + 7))` of A and
-//! `n_probe·m·(r + 8)` of B.
+//! Bytes read per query with n_probe lists of m points, at 8 bits: `n_probe·(s + r·(s + 6))` of A and
+//! `n_probe·m·(r + 6)` of B.
 //!
 //! Source: Jääsaari, Hyvönen, Roos, "LoRANN", NeurIPS 2024, sections 3 and 4.
 
@@ -31,8 +31,6 @@ pub(crate) mod reference;
 pub(crate) mod train;
 
 use std::sync::Arc;
-
-use half::f16;
 
 use crate::{
     block::{BLOCK, BlockShape},
@@ -71,21 +69,26 @@ impl RrrShape {
 
     /// Bytes of column 0 of A with its two floats, padded to a cache line.
     pub fn column_bytes(self) -> usize {
-        (8 + 2 * (self.s - 1)).next_multiple_of(ALIGN)
+        (8 + self.s - 1).next_multiple_of(ALIGN)
     }
 
     /// Bytes of one list's A.
     pub fn a_bytes(self) -> usize {
-        self.column_bytes() + self.rank / BLOCK * self.a.bytes()
+        self.column_bytes() + self.a.run_bytes(self.rank / BLOCK)
+    }
+
+    /// Bytes of the B of a list of `m` points.
+    pub fn b_bytes(self, m: usize) -> usize {
+        self.b.run_bytes(m.div_ceil(BLOCK))
     }
 
     /// The tensors for lists of these sizes.
     pub fn declare(self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
         let n_lists = list_sizes.clone().count();
-        let n_blocks = list_sizes.map(|m| m.div_ceil(BLOCK)).sum();
+        let b_bytes = list_sizes.map(|m| self.b_bytes(m)).sum();
         vec![
             TensorDecl::new::<u8>(A, &[n_lists, self.a_bytes()]),
-            TensorDecl::new::<u8>(B, &[n_blocks, self.b.bytes()]),
+            TensorDecl::new::<u8>(B, &[b_bytes]),
         ]
     }
 }
@@ -96,50 +99,45 @@ pub(crate) struct Rrr {
     metric: Metric,
     a: View<u8>,
     b: View<u8>,
-    /// First block of each list in `b`.
-    block_starts: Vec<u32>,
+    /// Where each list's run begins in `b`, and where the last one ends.
+    starts: Vec<usize>,
 }
 
 /// A list's A, as stored.
 struct ListA<'a> {
     first: f32,
     scale: f32,
-    column: &'a [f16],
-    blocks: &'a [u8],
+    column: &'a [u8],
+    run: &'a [u8],
 }
 
 impl Rrr {
     /// Reads the tensors.
     pub fn open(image: &Arc<Image>, shape: RrrShape, metric: Metric, lists: &Lists) -> Result<Self, OpenError> {
         let a = image.view(A, &[lists.len(), shape.a_bytes()])?;
-        let mut n_blocks = 0;
-        let mut block_starts = Vec::with_capacity(lists.len());
+        let mut starts = vec![0];
+        let mut end = 0_usize;
         for list in 0..lists.len() {
-            block_starts.push(u32::try_from(n_blocks).map_err(|_| OpenError::Value {
-                name: B.to_owned(),
-                reason: "more than 2³² blocks".to_owned(),
-            })?);
-            n_blocks += lists.range(list).len().div_ceil(BLOCK);
+            // At most 2³² points of a few hundred bytes each: far below 2⁶⁴.
+            end += shape.b_bytes(lists.range(list).len());
+            starts.push(end);
         }
-        let b = image.view(B, &[n_blocks, shape.b.bytes()])?;
-        Ok(Self { shape, metric, a, b, block_starts })
+        let b = image.view(B, &[end])?;
+        Ok(Self { shape, metric, a, b, starts })
     }
 
     /// A list's A.
     fn a_of(&self, list: usize) -> ListA<'_> {
         let bytes = self.shape.a_bytes();
         let record = &self.a[list * bytes..(list + 1) * bytes];
-        let (head, blocks) = record.split_at(self.shape.column_bytes());
+        let (head, run) = record.split_at(self.shape.column_bytes());
         let (floats, column) = head.split_at(8);
         let floats: &[f32] = bytemuck::cast_slice(floats);
-        let column = &bytemuck::cast_slice(column)[..self.shape.s - 1];
-        ListA { first: floats[0], scale: floats[1], column, blocks }
+        ListA { first: floats[0], scale: floats[1], column: &column[..self.shape.s - 1], run }
     }
 
-    /// The blocks of a list of `m` points.
-    fn b_of(&self, list: usize, m: usize) -> &[u8] {
-        let bytes = self.shape.b.bytes();
-        let start = self.block_starts[list] as usize * bytes;
-        &self.b[start..start + m.div_ceil(BLOCK) * bytes]
+    /// The run of a list's points.
+    fn b_of(&self, list: usize) -> &[u8] {
+        &self.b[self.starts[list]..self.starts[list + 1]]
     }
 }

@@ -18,13 +18,11 @@
 use std::collections::BTreeMap;
 
 use faer::{Mat, MatRef, Par, Side, linalg::triangular_solve::solve_upper_triangular_in_place};
-use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{A, B, RrrShape};
 use crate::{
-    block::BLOCK,
     metric::Metric,
     train::{kmeans::squared_norm, linalg, rotation},
 };
@@ -76,8 +74,7 @@ pub(crate) fn write(
     let mix = rotation::random(shape.rank, rng);
     let mut lists = Vec::new();
     for list in 0..points.members.offsets.len() - 1 {
-        let n_blocks = points.members.of(list).len().div_ceil(BLOCK);
-        let (part, rest) = b.split_at_mut(n_blocks * shape.b.bytes());
+        let (part, rest) = b.split_at_mut(shape.b_bytes(points.members.of(list).len()));
         lists.push(part);
         b = rest;
     }
@@ -157,40 +154,27 @@ fn root_of_moment(x: &[f32], s: usize) -> Mat<f32> {
     }
 }
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
 fn write_a(shape: RrrShape, a: MatRef<'_, f32>, out: &mut [u8]) {
-    let (head, blocks) = out.split_at_mut(shape.column_bytes());
+    let (head, run) = out.split_at_mut(shape.column_bytes());
     let (floats, column) = head.split_at_mut(8);
-    let scale = a.col(0).iter().skip(1).fold(0.0_f32, |m, v| v.abs().max(m));
+    let scale = a.col(0).iter().skip(1).fold(0.0_f32, |m, v| v.abs().max(m)) / 127.0;
     floats.copy_from_slice(bytemuck::cast_slice(&[a[(0, 0)], scale]));
-    if scale > 0.0 {
-        let column: &mut [f16] = bytemuck::cast_slice_mut(column);
-        for (out, v) in column.iter_mut().zip(a.col(0).iter().skip(1)) {
-            *out = f16::from_f32(v / scale);
-        }
+    for (code, v) in column.iter_mut().zip(a.col(0).iter().skip(1)) {
+        let steps = if scale > 0.0 { (v / scale).round_ties_even() } else { 0.0 };
+        *code = (steps + 128.0).clamp(1.0, 255.0) as u8;
     }
-    for (b, out) in blocks.chunks_exact_mut(shape.a.bytes()).enumerate() {
-        let columns: Vec<Vec<f32>> = (0..BLOCK)
-            .map(|lane| a.col(1 + b * BLOCK + lane).iter().copied().collect())
-            .collect();
-        let vectors: Vec<_> = columns.iter().map(|c| (c[0], &c[1..], 0.0)).collect();
-        shape.a.encode(&vectors, out);
-    }
+    let columns: Vec<Vec<f32>> = (1..=shape.rank).map(|j| a.col(j).iter().copied().collect()).collect();
+    shape.a.encode(columns.iter().map(|c| (c[0], &c[1..], 0.0)), run);
 }
 
 fn write_b(shape: RrrShape, metric: Metric, b: MatRef<'_, f32>, points: &[f32], out: &mut [u8]) {
-    let m = points.len() / shape.s;
-    for (block, out) in out.chunks_exact_mut(shape.b.bytes()).enumerate() {
-        let lanes = block * BLOCK..m.min((block + 1) * BLOCK);
-        let columns: Vec<Vec<f32>> = lanes.clone().map(|i| b.col(i).iter().copied().collect()).collect();
-        let vectors: Vec<_> = lanes
-            .zip(&columns)
-            .map(|(i, c)| {
-                let norm = if metric.is_l2() { squared_norm(&points[i * shape.s..][..shape.s]) } else { 0.0 };
-                (c[0], &c[1..], norm)
-            })
-            .collect();
-        shape.b.encode(&vectors, out);
-    }
+    let columns: Vec<Vec<f32>> = b.col_iter().map(|c| c.iter().copied().collect()).collect();
+    let vectors = columns.iter().zip(points.chunks_exact(shape.s)).map(|(column, point)| {
+        let norm = if metric.is_l2() { squared_norm(point) } else { 0.0 };
+        (column[0], &column[1..], norm)
+    });
+    shape.b.encode(vectors, out);
 }
 
 #[cfg(test)]
