@@ -106,7 +106,8 @@ impl BlockShape {
                     Bits::B4 => {
                         let nibble = code(v, step, 7.0).wrapping_add(8) & 15;
                         let byte = &mut codes[((i / 8) * BLOCK + lane) * 4 + i % 4];
-                        *byte = if i % 8 < 4 { (*byte & 0xf0) | nibble } else { (*byte & 0x0f) | (nibble << 4) };
+                        *byte =
+                            if i % 8 < 4 { (*byte & 0xf0) | nibble } else { (*byte & 0x0f) | (nibble << 4) };
                     }
                 }
             }

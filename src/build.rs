@@ -160,14 +160,14 @@ impl<'a> IndexBuilder<'a> {
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
         }
-        let queries = match self.train_queries {
-            Some(vectors) => {
-                let source = Source { vectors, metric: self.metric, what: "training queries" };
-                source.check(&self)?;
-                Some(source)
-            }
-            None => None,
-        };
+        let queries = self.train_queries.map(|vectors| Source {
+            vectors,
+            metric: self.metric,
+            what: "training queries",
+        });
+        if let Some(queries) = &queries {
+            queries.check(&self)?;
+        }
 
         let pca = spec.transform.map(|TransformSpec::Pca { dims }| {
             self.report("transform", 0, 1);
@@ -184,10 +184,10 @@ impl<'a> IndexBuilder<'a> {
         });
         let s = pca.as_ref().map_or(d, |pca| pca.s);
 
-        let lists = match spec.ivf.and_then(|ivf| ivf.n_lists) {
-            Some(n_lists) => Some(self.partition(spec, n_lists, &base, queries.as_ref(), pca.as_ref())),
-            None => None,
-        };
+        let lists = spec
+            .ivf
+            .and_then(|ivf| ivf.n_lists)
+            .map(|n_lists| self.partition(spec, n_lists, &base, queries.as_ref(), pca.as_ref()));
         let identity: Vec<u32>;
         let (order, offsets): (&[u32], Vec<u64>) = match &lists {
             Some(lists) => (&lists.order, lists.offsets.iter().map(|&o| o as u64).collect()),
@@ -353,12 +353,7 @@ impl<'a> IndexBuilder<'a> {
         partition
     }
 
-    fn regress(
-        &self,
-        shape: RrrShape,
-        lists: &Partition,
-        parts: &mut BTreeMap<&'static str, &mut [u8]>,
-    ) {
+    fn regress(&self, shape: RrrShape, lists: &Partition, parts: &mut BTreeMap<&'static str, &mut [u8]>) {
         let total = lists.offsets.len() as u64 - 1;
         let done = AtomicU64::new(0);
         self.report("regressions", 0, total);
@@ -390,7 +385,7 @@ impl<'a> IndexBuilder<'a> {
         RowStore::write(names, dtype, parts, range, |position, out| {
             read(order[position] as usize, out);
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done % 1024 == 0 || done == total {
+            if done.is_multiple_of(1024) || done == total {
                 self.report("rows", done, total);
             }
         });
@@ -510,11 +505,7 @@ impl<V: Vectors + ?Sized> Source<'_, V> {
                         for (i, row) in rows.chunks_exact_mut(d).take(n).enumerate() {
                             self.read(chunk * CHUNK + i, row);
                         }
-                        linalg::product(
-                            linalg::rows(&rows[..n * d], n, d),
-                            linalg::rows(&pca.w, d, s),
-                            out,
-                        );
+                        linalg::product(linalg::rows(&rows[..n * d], n, d), linalg::rows(&pca.w, d, s), out);
                     }
                 }
             },

@@ -47,7 +47,11 @@ impl Lists {
             decls.push(TensorDecl::new::<u64>(OFFSETS, &[n_lists + 1]));
         }
         if n_lists.is_some() || !plain {
-            decls.push(if wide { TensorDecl::new::<u64>(IDS, &[n]) } else { TensorDecl::new::<u32>(IDS, &[n]) });
+            decls.push(if wide {
+                TensorDecl::new::<u64>(IDS, &[n])
+            } else {
+                TensorDecl::new::<u32>(IDS, &[n])
+            });
         }
         decls
     }
@@ -81,8 +85,10 @@ impl Lists {
         match &self.offsets {
             None => 0..self.n,
             // Offsets are at most n, which is below 2³².
-            Some(offsets) => usize::try_from(offsets[list]).unwrap_or(self.n)
-                ..usize::try_from(offsets[list + 1]).unwrap_or(self.n),
+            Some(offsets) => {
+                usize::try_from(offsets[list]).unwrap_or(self.n)
+                    ..usize::try_from(offsets[list + 1]).unwrap_or(self.n)
+            }
         }
     }
 

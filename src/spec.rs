@@ -174,7 +174,10 @@ fn rrr(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {
     let mut parts = rest.split('x');
     let rank = number(token, parts.next().unwrap_or_default(), RANK_MAX)?;
     if rank.is_some_and(|r| r % RANK_STEP != 0) {
-        return Err(token_error(token, format!("a rank that is a multiple of {RANK_STEP}, up to {RANK_MAX}")));
+        return Err(token_error(
+            token,
+            format!("a rank that is a multiple of {RANK_STEP}, up to {RANK_MAX}"),
+        ));
     }
     let mut bits = [Bits::B8; 2];
     let given: Vec<&str> = parts.collect();
@@ -235,7 +238,10 @@ impl FromStr for IndexSpec {
                 _ => return Err(token_error(token, "Refine(f32), Refine(f16) or Refine(sq8), or the end")),
             });
             if scorer == ScorerSpec::Flat && transform.is_none() {
-                return Err(token_error(token, "nothing after Flat: without a transform its scores are exact"));
+                return Err(token_error(
+                    token,
+                    "nothing after Flat: without a transform its scores are exact",
+                ));
             }
         }
         if let Some(token) = tokens.next() {
@@ -310,23 +316,41 @@ impl IndexSpec {
         let mut spec = *self;
         let mut s = d;
         if let Some(TransformSpec::Pca { dims }) = &mut spec.transform {
-            s = dims.unwrap_or(if d < 200 { d } else if d <= 1000 { 128 } else { 256 });
+            s = dims.unwrap_or(if d < 200 {
+                d
+            } else if d <= 1000 {
+                128
+            } else {
+                256
+            });
             if s > d {
-                return Err(SpecError::Range { token: "PCA", expected: format!("at most the vectors' {d} dimensions"), given: s });
+                return Err(SpecError::Range {
+                    token: "PCA",
+                    expected: format!("at most the vectors' {d} dimensions"),
+                    given: s,
+                });
             }
             *dims = Some(s);
         }
         if let Some(IvfSpec { n_lists }) = &mut spec.ivf {
             let l = n_lists.unwrap_or_else(|| default_n_lists(n));
             if l > n {
-                return Err(SpecError::Range { token: "IVF", expected: format!("at most one list a point, {n}"), given: l });
+                return Err(SpecError::Range {
+                    token: "IVF",
+                    expected: format!("at most one list a point, {n}"),
+                    given: l,
+                });
             }
             *n_lists = Some(l);
         }
         if let ScorerSpec::Rrr { rank, .. } = &mut spec.scorer {
             let r = rank.unwrap_or_else(|| 32.min(s / RANK_STEP * RANK_STEP).max(RANK_STEP));
             if r > s {
-                return Err(SpecError::Range { token: "RRR", expected: format!("a rank of at most the {s} scored dimensions"), given: r });
+                return Err(SpecError::Range {
+                    token: "RRR",
+                    expected: format!("a rank of at most the {s} scored dimensions"),
+                    given: r,
+                });
             }
             *rank = Some(r);
         }
@@ -335,6 +359,7 @@ impl IndexSpec {
 }
 
 /// `4·√n` rounded to the nearest power of two, between 1 and `n`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=24")]
 fn default_n_lists(n: usize) -> usize {
     let lg = (4.0 * (n as f64).sqrt()).log2().round().clamp(0.0, 24.0);
     (1_usize << lg as u32).min(n).max(1)
@@ -353,9 +378,9 @@ mod tests {
         let scorer = prop_oneof![
             Just(ScorerSpec::Flat),
             Just(ScorerSpec::Sq8),
-            (proptest::option::of(1..=RANK_MAX / RANK_STEP), bits(), bits()).prop_map(|(r, a_bits, b_bits)| {
-                ScorerSpec::Rrr { rank: r.map(|r| r * RANK_STEP), a_bits, b_bits }
-            }),
+            (proptest::option::of(1..=RANK_MAX / RANK_STEP), bits(), bits()).prop_map(
+                |(r, a_bits, b_bits)| { ScorerSpec::Rrr { rank: r.map(|r| r * RANK_STEP), a_bits, b_bits } }
+            ),
         ];
         let refine = prop_oneof![Just(RowDtype::F32), Just(RowDtype::F16), Just(RowDtype::Sq8)];
         (
@@ -370,7 +395,9 @@ mod tests {
                 scorer,
                 refine,
             })
-            .prop_filter("regressions need lists", |s| s.ivf.is_some() || !matches!(s.scorer, ScorerSpec::Rrr { .. }))
+            .prop_filter("regressions need lists", |s| {
+                s.ivf.is_some() || !matches!(s.scorer, ScorerSpec::Rrr { .. })
+            })
             .prop_filter("exact needs no refine", |s| {
                 s.refine.is_none() || s.transform.is_some() || s.scorer != ScorerSpec::Flat
             })

@@ -100,9 +100,8 @@ impl Candidates {
             return;
         }
         self.pack();
-        let by_id = |a: &u64, b: &u64| {
-            (a >> 32).cmp(&(b >> 32)).then_with(|| id_of(low(*a)).cmp(&id_of(low(*b))))
-        };
+        let by_id =
+            |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id_of(low(*a)).cmp(&id_of(low(*b))));
         self.packed.select_nth_unstable_by(self.keep - 1, by_id);
         for (i, &packed) in self.packed[..self.keep].iter().enumerate() {
             self.scores[i] = key_score((packed >> 32) as u32);

@@ -1,4 +1,5 @@
 //! Every instruction set against the reference, end to end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Index files: whole, checked, versioned, reproducible.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -20,7 +21,10 @@ fn a_saved_index_answers_as_before() {
             index.save(&path).unwrap();
             let opened = Index::open(&path).unwrap();
             opened.verify().unwrap();
-            assert_eq!((opened.spec(), opened.metric(), opened.len(), opened.dim()), (index.spec(), metric, 200, 20));
+            assert_eq!(
+                (opened.spec(), opened.metric(), opened.len(), opened.dim()),
+                (index.spec(), metric, 200, 20)
+            );
             assert_eq!(opened.n_bytes() as u64, fs::metadata(&path).unwrap().len());
             let params = SearchParams::new(7).n_probe(3);
             assert_eq!(
@@ -132,7 +136,11 @@ fn damaged_files_are_refused() {
             cuts.extend([edge.saturating_sub(tensor.bytes), edge - 1]);
         }
         for cut in cuts {
-            assert!(try_file(&path, &good[..cut], &queries).is_err(), "{spec}: cut at {cut} of {}", good.len());
+            assert!(
+                try_file(&path, &good[..cut], &queries).is_err(),
+                "{spec}: cut at {cut} of {}",
+                good.len()
+            );
         }
         let mut longer = good.clone();
         longer.push(0);

@@ -1,4 +1,5 @@
 //! Recall floors on the embedded set, for every kind of specification.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -34,8 +35,11 @@ fn recall_floors() {
             }
             x
         };
-        let (base, queries) =
-            if metric == Metric::Cosine { (base.clone(), queries.clone()) } else { (scale(base.clone()), scale(queries.clone())) };
+        let (base, queries) = if metric == Metric::Cosine {
+            (base.clone(), queries.clone())
+        } else {
+            (scale(base.clone()), scale(queries.clone()))
+        };
         let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
         for (spec, n_probe, n_rerank, floor) in cases {
             let index =

@@ -7,7 +7,8 @@
 
 Every configuration is built once. Then both engines sweep their search parameters in turns, --rounds times.
 Recall@10 counts ids; speeds are medians over the rounds; the table interpolates (log speed against recall)
-on each engine's best curve over all its configurations.
+on each engine's best curve over all its configurations. lorann stores f32 rows (its package from PyPI is compiled
+without half precision), so nearfield is shown with f32 rows as well as with f16.
 """
 import argparse, json, math, os, statistics, subprocess, tempfile, time
 
@@ -38,19 +39,17 @@ def sweep(n_lists):
 
 
 class Lorann:
-    name = "lorann"
+    name = column = "lorann"
 
-    def __init__(self, args, base, config, dtype):
+    def __init__(self, args, base, config):
         import lorann
 
-        base = base.astype(dtype)
-        self.label = ", ".join(f"{k}={v}" for k, v in config.items()) + f", {dtype}"
-        self.dtype = dtype
+        self.label = ", ".join(f"{k}={v}" for k, v in config.items())
         self.n_lists = config["n_clusters"]
         distance = lorann.L2 if args.metric == "l2" else lorann.IP
         self.index = lorann.LorannIndex(data=base, distance=distance, copy=False, **config)
         since = time.perf_counter()
-        extra = dict(training_queries=args.train.astype(dtype)) if args.train is not None else {}
+        extra = dict(training_queries=args.train) if args.train is not None else {}
         self.index.build(verbose=False, n_threads=1, **extra)
         self.build_s = time.perf_counter() - since
         with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +57,6 @@ class Lorann:
             self.bytes = os.path.getsize(folder + "/index")
 
     def measure(self, queries, truth, found):
-        queries = queries.astype(self.dtype)
         for lists, n in sweep(self.n_lists):
             options = dict(clusters_to_search=lists, points_to_rerank=n)
             ids = self.index.search(queries, K, n_threads=1, **options)
@@ -78,6 +76,7 @@ class Nearfield:
 
     def __init__(self, args, spec, folder):
         self.label, self.args = spec, args
+        self.column = "nearfield " + spec.rpartition(",")[2]
         self.path = f"{folder}/{spec.replace('/', '')}.nf"
         command = [args.nearfield, "build", args.base, "-o", self.path, "--spec", spec, "--metric", args.metric]
         if args.train_queries:
@@ -136,8 +135,7 @@ def main():
     parser.add_argument("--train-queries")
     parser.add_argument("--nearfield", default="target/release/nearfield")
     parser.add_argument("--specs", nargs="*", default=NEARFIELD)
-    parser.add_argument("--refine", nargs="*", default=["f16"])
-    parser.add_argument("--lorann-rows", nargs="*", default=["float32", "float16"])
+    parser.add_argument("--refine", nargs="*", default=["f32", "f16"])
     parser.add_argument("--lorann", type=json.loads, default=LORANN)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
@@ -146,22 +144,26 @@ def main():
     queries = np.ascontiguousarray(np.load(args.queries), dtype=np.float32)
     truth = np.load(args.truth)
     with tempfile.TemporaryDirectory() as folder:
-        engines = [Lorann(args, base, config, dtype) for config in args.lorann for dtype in args.lorann_rows]
+        engines = [Lorann(args, base, config) for config in args.lorann]
         engines += [Nearfield(args, f"{s},Refine({r})", folder) for s in args.specs for r in args.refine]
         for engine in engines:
             print(f"{engine.name:10} {engine.label:60} build {engine.build_s:6.1f} s  {engine.bytes / 1e6:7.1f} MB", flush=True)
-        found = {"lorann": {}, "nearfield": {}}
+        found = {engine.column: {} for engine in engines}
         for _ in range(args.rounds):
             for engine in engines:
-                engine.measure(queries, truth, found[engine.name])
-    print(f"\n| recall@{K} | queries | lorann | nearfield | ratio | lorann's configuration | nearfield's |\n|---|---|---|---|---|---|---|")
+                engine.measure(queries, truth, found[engine.column])
+    print("\nqueries a second; in brackets the ratio to lorann\n")
+    print(f"| recall@{K} | queries | " + " | ".join(found) + " | configurations |")
+    print("|---" * (3 + len(found)) + "|")
     for recall in (0.90, 0.95, 0.99):
-        for column, text in (("single", "one at a time"), ("batch", "one batch")):
-            (a, ka), (b, kb) = (speed_at(found[name], column, recall) for name in ("lorann", "nearfield"))
-            show = lambda v: "not reached" if v is None else f"{v:,.0f}"
-            ratio = f"{b / a:.2f}" if a and b else "—"
-            where = lambda key: "" if key is None else f"{key[0]}: {key[1]} lists, {key[2]} reranked"
-            print(f"| {recall:.2f} | {text} | {show(a)} | {show(b)} | {ratio} | {where(ka)} | {where(kb)} |")
+        for way, text in (("single", "one at a time"), ("batch", "one batch")):
+            cells, where, first = [], [], None
+            for rows in found.values():
+                speed, key = speed_at(rows, way, recall)
+                first = first or speed
+                cells.append("not reached" if speed is None else f"{speed:,.0f} ({speed / first:.2f})")
+                where.append("—" if key is None else f"{key[0]}: {key[1]} lists, {key[2]} reranked")
+            print(f"| {recall:.2f} | {text} | " + " | ".join(cells) + " | " + "; ".join(where) + " |")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ impl TensorDecl {
 
     /// What decides the order: cache-line multiples first, then large elements, then names.
     fn rank(&self) -> (bool, std::cmp::Reverse<usize>, &'static str) {
-        (self.n_bytes() % ALIGN != 0, std::cmp::Reverse(self.dtype.bitsize()), self.name)
+        (!self.n_bytes().is_multiple_of(ALIGN), std::cmp::Reverse(self.dtype.bitsize()), self.name)
     }
 }
 

@@ -10,10 +10,10 @@ mod writer;
 
 use std::{collections::BTreeMap, ops::Deref, ops::Range, sync::Arc};
 
-pub(crate) use writer::write_atomically;
 pub(crate) use layout::{ImageBuilder, TensorDecl};
 pub use reader::OpenError;
 pub use writer::SaveError;
+pub(crate) use writer::write_atomically;
 
 /// FORMAT: the version written, and the newest that is read.
 pub const VERSION: u32 = 1;

@@ -146,7 +146,11 @@ impl Image {
                         == Some(place.bytes.len())
                     && self.bytes[place.bytes.clone()].as_ptr().align_offset(align_of::<T>()) == 0 =>
             {
-                Ok(View { image: self.clone(), bytes: place.bytes.clone(), element: std::marker::PhantomData })
+                Ok(View {
+                    image: self.clone(),
+                    bytes: place.bytes.clone(),
+                    element: std::marker::PhantomData,
+                })
             }
             _ => Err(OpenError::Tensor {
                 name: name.to_owned(),

@@ -133,11 +133,15 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
     for row in 0..table.n_rows {
         let bytes = table.row(row);
         match table.element {
-            Element::I32 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i32::from_le_bytes(b).into()))),
+            Element::I32 => {
+                ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i32::from_le_bytes(b).into())))
+            }
             Element::U32 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from(u32::from_le_bytes(b)))),
             Element::I64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i64::from_le_bytes(b)))),
             Element::U64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b))),
-            other => return Err(malformed(format!("expected i32, i64, u32 or u64 ids, got {}", other.name()))),
+            other => {
+                return Err(malformed(format!("expected i32, i64, u32 or u64 ids, got {}", other.name())));
+            }
         }
     }
     Array2::from_shape_vec((table.n_rows, table.width), ids).map_err(|e| malformed(e.to_string()))

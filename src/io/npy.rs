@@ -21,7 +21,12 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     let stated = match bytes.get(6..12) {
         Some([1, _, low, high, ..]) => u32::from(u16::from_le_bytes([*low, *high])),
         Some([2 | 3, _, a, b, c, d]) => u32::from_le_bytes([*a, *b, *c, *d]),
-        _ => return Err(format!("expected a NumPy array, got {} bytes that do not begin like one", bytes.len())),
+        _ => {
+            return Err(format!(
+                "expected a NumPy array, got {} bytes that do not begin like one",
+                bytes.len()
+            ));
+        }
     };
     if stated as usize > header_bytes.len() {
         return Err(format!("its header claims {stated} bytes of {}", bytes.len()));
@@ -40,7 +45,9 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
         "<i8" => Element::I64,
         "<u8" => Element::U64,
         _ => {
-            return Err(format!("expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}"));
+            return Err(format!(
+                "expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}"
+            ));
         }
     };
     let (n_rows, width) = match *header.shape() {

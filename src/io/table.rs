@@ -123,14 +123,17 @@ fn vecs(bytes: &[u8], element: Element) -> Result<Layout, String> {
     if bytes.is_empty() {
         return Ok(empty);
     }
-    let width = word(bytes, 0).ok_or_else(|| format!("expected a row length in 4 bytes, got {}", bytes.len()))?;
+    let width =
+        word(bytes, 0).ok_or_else(|| format!("expected a row length in 4 bytes, got {}", bytes.len()))?;
     let width = usize::try_from(width).unwrap_or(usize::MAX);
     let stride = width
         .checked_mul(element.bytes())
         .and_then(|b| b.checked_add(4))
         .filter(|&stride| width > 0 && stride <= bytes.len())
-        .ok_or_else(|| format!("row length {width} at byte 0 does not fit a file of {} bytes", bytes.len()))?;
-    if bytes.len() % stride != 0 {
+        .ok_or_else(|| {
+            format!("row length {width} at byte 0 does not fit a file of {} bytes", bytes.len())
+        })?;
+    if !bytes.len().is_multiple_of(stride) {
         return Err(format!("expected rows of {stride} bytes, got {} bytes in all: truncated?", bytes.len()));
     }
     for at in (0..bytes.len()).step_by(stride) {

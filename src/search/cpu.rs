@@ -66,8 +66,7 @@ fn one<V: Vectors>(
     query.blocks.codes.resize(s.next_multiple_of(8), 0);
     query.blocks.first = query.reduced[0];
     query.rest_sum = sum(&query.reduced[1..]);
-    (query.blocks.scale, query.blocks.sum) =
-        simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
+    (query.blocks.scale, query.blocks.sum) = simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
     match &model.router {
         Some(router) => {
             let n_probe = request.effort.n_probe;

@@ -119,7 +119,7 @@ pub struct Searcher {
     model: Arc<Model>,
     backend: Backend,
     device: DeviceInfo,
-    scratch: Mutex<Vec<Box<cpu::Scratch>>>,
+    scratch: Mutex<Vec<cpu::Scratch>>,
 }
 
 impl Searcher {

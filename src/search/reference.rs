@@ -28,11 +28,8 @@ pub(super) fn search<V: Vectors>(
             Some(pca) => transform::reference::project(pca, &q).into_iter().map(|v| v as f32).collect(),
             None => q.clone(),
         };
-        let blocks = BlockQuery::quantise_reference(
-            reduced[0],
-            &reduced[1..],
-            reduced.len().next_multiple_of(8),
-        );
+        let blocks =
+            BlockQuery::quantise_reference(reduced[0], &reduced[1..], reduced.len().next_multiple_of(8));
         let lists = match &model.router {
             Some(router) => router::reference::route(router, &blocks, request.effort.n_probe),
             None => vec![0],

@@ -265,8 +265,7 @@ pub unsafe fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
         a.len(),
         |i: usize, sum| {
             // SAFETY: by 2; i + 8 ≤ n.
-            let (a, b) =
-                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
+            let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
             _mm256_fmadd_ps(a, b, sum)
         },
         |i| a[i] * b[i]
@@ -281,8 +280,7 @@ pub unsafe fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
         a.len(),
         |i: usize, sum| {
             // SAFETY: by 2; i + 8 ≤ n.
-            let (a, b) =
-                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
+            let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i))) };
             let difference = _mm256_sub_ps(a, b);
             _mm256_fmadd_ps(difference, difference, sum)
         },
@@ -298,9 +296,8 @@ pub unsafe fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
         a.len(),
         |i: usize, sum| {
             // SAFETY: by 2; i + 8 ≤ n.
-            let (a, b) = unsafe {
-                (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast()))
-            };
+            let (a, b) =
+                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast())) };
             _mm256_fmadd_ps(a, _mm256_cvtph_ps(b), sum)
         },
         |i| a[i] * b[i].to_f32()
@@ -315,9 +312,8 @@ pub unsafe fn l2_f16(a: &[f32], b: &[f16]) -> f32 {
         a.len(),
         |i: usize, sum| {
             // SAFETY: by 2; i + 8 ≤ n.
-            let (a, b) = unsafe {
-                (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast()))
-            };
+            let (a, b) =
+                unsafe { (_mm256_loadu_ps(a.as_ptr().add(i)), _mm_loadu_si128(b.as_ptr().add(i).cast())) };
             let difference = _mm256_sub_ps(a, _mm256_cvtph_ps(b));
             _mm256_fmadd_ps(difference, difference, sum)
         },

@@ -106,15 +106,14 @@ unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: usize) -> [__m5
     // beginnings, all inside the run; a checked query has four codes for every group.
     unsafe {
         let word = |group: usize| _mm512_set1_epi32(q.add(4 * group).cast::<i32>().read_unaligned());
-        let codes = |t: usize, row: usize| {
-            _mm512_loadu_si512(base.add((block + t) * code_bytes + 64 * row).cast())
-        };
+        let codes =
+            |t: usize, row: usize| _mm512_loadu_si512(base.add((block + t) * code_bytes + 64 * row).cast());
         match run.shape.bits {
             Bits::B8 => {
                 for g in 0..run.shape.groups {
                     let word = word(g);
-                    for t in 0..T {
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], codes(t, g), word);
+                    for (t, dot) in dots.iter_mut().enumerate() {
+                        *dot = _mm512_dpbusd_epi32(*dot, codes(t, g), word);
                     }
                 }
             }
@@ -122,11 +121,11 @@ unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: usize) -> [__m5
                 let nibbles = _mm512_set1_epi8(15);
                 for h in 0..run.shape.groups / 2 {
                     let (low, high) = (word(2 * h), word(2 * h + 1));
-                    for t in 0..T {
+                    for (t, dot) in dots.iter_mut().enumerate() {
                         let both = codes(t, h);
                         let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibbles);
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], _mm512_and_si512(both, nibbles), low);
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], upper, high);
+                        *dot = _mm512_dpbusd_epi32(*dot, _mm512_and_si512(both, nibbles), low);
+                        *dot = _mm512_dpbusd_epi32(*dot, upper, high);
                     }
                 }
             }
@@ -148,8 +147,7 @@ unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: usize) -> [__m5
 }
 
 /// # Safety
-/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, `out` has a place for every vector of
-/// its whole blocks.
+/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, `out` has 16 places for each block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
     let n_blocks = run.n_blocks();
@@ -246,10 +244,7 @@ macro_rules! sum_of {
             sums[0] = term(i, low_lanes(n - i), sums[0]);
             i += 16;
         }
-        _mm512_reduce_add_ps(_mm512_add_ps(
-            _mm512_add_ps(sums[0], sums[1]),
-            _mm512_add_ps(sums[2], sums[3]),
-        ))
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])))
     }};
 }
 

@@ -318,7 +318,9 @@ pub unsafe fn dot_u8(a: &[f32], codes: &[u8]) -> f32 {
     sum_of!(
         a.len(),
         // SAFETY: by 2; i + 4 ≤ n.
-        |i: usize, sum| unsafe { vfmaq_f32(sum, vld1q_f32(a.as_ptr().add(i)), load_u8(codes.as_ptr().add(i))) },
+        |i: usize, sum| unsafe {
+            vfmaq_f32(sum, vld1q_f32(a.as_ptr().add(i)), load_u8(codes.as_ptr().add(i)))
+        },
         |i| a[i] * f32::from(codes[i])
     )
 }

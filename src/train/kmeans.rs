@@ -159,7 +159,9 @@ fn refill_empty(values: &mut [f32], s: usize, offsets: &[usize]) {
         if sizes[empty] > 0 {
             continue;
         }
-        let Some(largest) = (0..sizes.len()).max_by_key(|&l| (sizes[l], std::cmp::Reverse(l))) else { return };
+        let Some(largest) = (0..sizes.len()).max_by_key(|&l| (sizes[l], std::cmp::Reverse(l))) else {
+            return;
+        };
         if sizes[largest] < 2 {
             return;
         }
@@ -226,8 +228,7 @@ mod tests {
         let lists = found.nearest(&points, 1);
         for (i, &list) in lists.iter().enumerate() {
             let centroid = &found.values[list as usize * 4..][..4];
-            let distance: f32 =
-                points[i * 4..][..4].iter().zip(centroid).map(|(a, b)| (a - b).powi(2)).sum();
+            let distance: f32 = points[i * 4..][..4].iter().zip(centroid).map(|(a, b)| (a - b).powi(2)).sum();
             assert!(distance < 0.1, "point {i} is {distance} away from its centroid");
         }
     }

@@ -47,9 +47,12 @@ impl Numbers {
 /// Clustered rows around an offset mean, spectrum decaying with the dimension.
 pub fn made(n: usize, d: usize, seed: u64) -> Array2<f32> {
     let mut numbers = Numbers::new(11);
-    let centres = Array2::from_shape_fn((8, d), |(_, j)| 1.0 + numbers.normal() * 3.0 / (1.0 + j as f32).sqrt());
+    let centres =
+        Array2::from_shape_fn((8, d), |(_, j)| 1.0 + numbers.normal() * 3.0 / (1.0 + j as f32).sqrt());
     let mut numbers = Numbers::new(seed + 1);
-    Array2::from_shape_fn((n, d), |(i, j)| centres[[(i * 5 + i / 8) % 8, j]] + numbers.normal() / (1.0 + j as f32).sqrt())
+    Array2::from_shape_fn((n, d), |(i, j)| {
+        centres[[(i * 5 + i / 8) % 8, j]] + numbers.normal() / (1.0 + j as f32).sqrt()
+    })
 }
 
 pub fn build(spec: &str, metric: Metric, base: ArrayView2<'_, f32>) -> Index {

@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use nearfield::{Device, Index, Metric, SearchParams, Vectors, eval};
 use ndarray::Array2;
+use nearfield::{Device, Index, Metric, SearchParams, Vectors, eval};
 use serde_json::json;
 
 use crate::{error::CliError, report};

@@ -1,8 +1,6 @@
 //! Failures of the command, each with its exit code.
 
-use nearfield::{
-    BuildError, DeviceError, OpenError, SaveError, SearchError, eval::EvalError, io::FileError,
-};
+use nearfield::{BuildError, DeviceError, OpenError, SaveError, SearchError, eval::EvalError, io::FileError};
 
 /// Why the command failed.
 #[derive(Debug, thiserror::Error)]

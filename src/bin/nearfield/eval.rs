@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nearfield::{Effort, Hits, Index, SearchParams, Searcher, Vectors, eval::Recall, io};
 use ndarray::{Array2, ArrayView2, s};
+use nearfield::{Effort, Hits, Index, SearchParams, Searcher, Vectors, eval::Recall, io};
 use serde_json::json;
 
 use crate::{build::limit_threads, error::CliError, report};
@@ -175,8 +175,8 @@ fn measure(
     }
     runs.sort_by(f64::total_cmp);
     calls.sort();
-    let at = |share: f64| calls[((calls.len() as f64 * share) as usize).min(calls.len() - 1)];
-    Ok(Measured { hits, seconds: runs[runs.len() / 2], p50: at(0.5), p99: at(0.99) })
+    let at = |percent: usize| calls[calls.len() * percent / 100];
+    Ok(Measured { hits, seconds: runs[runs.len() / 2], p50: at(50), p99: at(99) })
 }
 
 #[allow(clippy::too_many_arguments, reason = "one row of the table, column by column")]

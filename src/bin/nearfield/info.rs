@@ -43,7 +43,10 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
     report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
     report::line("")?;
-    report::line(&format!("{:<18} {:>5} {:>18} {:>12} {:>10}", "tensor", "type", "shape", "size", "a point"))?;
+    report::line(&format!(
+        "{:<18} {:>5} {:>18} {:>12} {:>10}",
+        "tensor", "type", "shape", "size", "a point"
+    ))?;
     for t in tensors {
         let shape: Vec<String> = t.shape.iter().map(ToString::to_string).collect();
         report::line(&format!(
@@ -65,7 +68,9 @@ pub fn verify(args: &Args, json: bool) -> Result<(), CliError> {
     let took = since.elapsed();
     let n = index.tensors().len();
     if json {
-        return report::line(&json!({ "ok": true, "tensors": n, "verify_s": took.as_secs_f64() }).to_string());
+        return report::line(
+            &json!({ "ok": true, "tensors": n, "verify_s": took.as_secs_f64() }).to_string(),
+        );
     }
     report::line(&format!("{}: {n} tensors as saved, {}", args.index.display(), report::duration(took)))
 }

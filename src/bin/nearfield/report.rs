@@ -8,9 +8,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nearfield::{
-    Device, DeviceError, Effort, Index, Progress, SearchParams, Searcher, io::VectorFile,
-};
+use nearfield::{Device, DeviceError, Effort, Index, Progress, SearchParams, Searcher, io::VectorFile};
 
 use crate::error::CliError;
 

@@ -27,6 +27,7 @@ pub(crate) fn prefetch(rrr: &Rrr, list: usize) {
 }
 
 /// Offers every point of a list; `range` are its positions.
+#[allow(clippy::too_many_arguments, reason = "the loop's state, one thing each")]
 pub(crate) fn scan(
     simd: Simd,
     rrr: &Rrr,
@@ -52,8 +53,8 @@ pub(crate) fn scan(
     };
     simd.block_scores(a, &mut scratch.t);
     let (q_first, q_rest) = (query.reduced[0], &query.reduced[1..]);
-    scratch.rank.first = q_first * list_a.first
-        + list_a.scale * (simd.dot_u8(q_rest, list_a.column) - 128.0 * query.rest_sum);
+    scratch.rank.first =
+        q_first * list_a.first + list_a.scale * (simd.dot_u8(q_rest, list_a.column) - 128.0 * query.rest_sum);
     (scratch.rank.scale, scratch.rank.sum) = simd.quantise(&scratch.t, &mut scratch.rank.codes);
     let b = BlockRun {
         shape: rrr.shape.b,

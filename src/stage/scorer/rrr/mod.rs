@@ -86,10 +86,7 @@ impl RrrShape {
     pub fn declare(self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
         let n_lists = list_sizes.clone().count();
         let b_bytes = list_sizes.map(|m| self.b_bytes(m)).sum();
-        vec![
-            TensorDecl::new::<u8>(A, &[n_lists, self.a_bytes()]),
-            TensorDecl::new::<u8>(B, &[b_bytes]),
-        ]
+        vec![TensorDecl::new::<u8>(A, &[n_lists, self.a_bytes()]), TensorDecl::new::<u8>(B, &[b_bytes])]
     }
 }
 
@@ -113,7 +110,12 @@ struct ListA<'a> {
 
 impl Rrr {
     /// Reads the tensors.
-    pub fn open(image: &Arc<Image>, shape: RrrShape, metric: Metric, lists: &Lists) -> Result<Self, OpenError> {
+    pub fn open(
+        image: &Arc<Image>,
+        shape: RrrShape,
+        metric: Metric,
+        lists: &Lists,
+    ) -> Result<Self, OpenError> {
         let a = image.view(A, &[lists.len(), shape.a_bytes()])?;
         let mut starts = vec![0];
         let mut end = 0_usize;

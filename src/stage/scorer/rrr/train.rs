@@ -83,8 +83,8 @@ pub(crate) fn write(
         if !members.is_empty() {
             let visitors = queries.gather(list, shape.s);
             // Fewer queries than points: the points themselves stand in.
-            let x = if visitors.len() < members.len() { &members } else { &visitors };
-            let (left, right) = regress(&members, x, shape, &mix);
+            let x = if visitors.len() < members.len() { members.clone() } else { visitors };
+            let (left, right) = regress(members.clone(), x, shape, &mix);
             write_a(shape, left.as_ref(), a);
             write_b(shape, metric, right.as_ref(), &members, b);
         }
@@ -92,11 +92,23 @@ pub(crate) fn write(
     });
 }
 
-/// The factors A `[s, r + 1]` and B `[r + 1, m]`.
-fn regress(c: &[f32], x: &[f32], shape: RrrShape, mix: &Mat<f32>) -> (Mat<f32>, Mat<f32>) {
+/// Divides by the largest magnitude, and returns it: second moments of data at any scale then stay in range.
+fn rescale(values: &mut [f32]) -> f32 {
+    let scale = values.iter().fold(0.0_f32, |m, v| v.abs().max(m));
+    if scale > 0.0 {
+        values.iter_mut().for_each(|v| *v /= scale);
+    }
+    scale
+}
+
+/// The factors A `[s, r + 1]` and B `[r + 1, m]` for points `c` and training queries `x`, which are spent.
+fn regress(mut c: Vec<f32>, mut x: Vec<f32>, shape: RrrShape, mix: &Mat<f32>) -> (Mat<f32>, Mat<f32>) {
     let (s, r) = (shape.s, shape.rank);
-    let points = linalg::rows(c, c.len() / s, s);
-    let lower = root_of_moment(x, s);
+    // The map does not depend on the queries' scale; the points' is given back in equal parts.
+    rescale(&mut x);
+    let part = rescale(&mut c).sqrt();
+    let points = linalg::rows(&c, c.len() / s, s);
+    let lower = root_of_moment(&x, s);
     let m = lower.transpose() * points.transpose();
     let second = &m * m.transpose();
     let n = (r + 1).min(s);
@@ -117,10 +129,10 @@ fn regress(c: &[f32], x: &[f32], shape: RrrShape, mix: &Mat<f32>) -> (Mat<f32>, 
             }
             let root = variance.sqrt().sqrt();
             for i in 0..s {
-                left[(i, j)] = solved[(i, j)] * root;
+                left[(i, j)] = solved[(i, j)] * root * part;
             }
             for i in 0..points.nrows() {
-                right[(j, i)] = projected[(j, i)] / root;
+                right[(j, i)] = projected[(j, i)] / root * part;
             }
         }
         let mixed = left.subcols(1, r) * mix;
@@ -193,7 +205,7 @@ mod tests {
         let mix = rotation::random(16, &mut rng);
         let c: Vec<f32> = (0..40 * s).map(|_| normal(&mut rng)).collect();
         let x: Vec<f32> = (0..90 * s).map(|_| normal(&mut rng)).collect();
-        let (a, b) = regress(&c, &x, shape, &mix);
+        let (a, b) = regress(c.clone(), x.clone(), shape, &mix);
         let want = linalg::rows(&x, 90, s) * linalg::rows(&c, 40, s).transpose();
         let got = linalg::rows(&x, 90, s) * &a * &b;
         assert!((&want - &got).norm_max() < 1e-2 * want.norm_max());
@@ -207,11 +219,10 @@ mod tests {
         let mix = rotation::random(r, &mut rng);
         // Queries and points with different decaying spectra.
         let c: Vec<f32> = (0..100 * s).map(|i| normal(&mut rng) / (1.0 + (i % s) as f32)).collect();
-        let x: Vec<f32> =
-            (0..300 * s).map(|i| normal(&mut rng) / (1.0 + (s - 1 - i % s) as f32)).collect();
+        let x: Vec<f32> = (0..300 * s).map(|i| normal(&mut rng) / (1.0 + (s - 1 - i % s) as f32)).collect();
         let (xm, cm) = (linalg::rows(&x, 300, s), linalg::rows(&c, 100, s));
         let want = xm * cm.transpose();
-        let (a, b) = regress(&c, &x, shape, &mix);
+        let (a, b) = regress(c.clone(), x.clone(), shape, &mix);
         let regressed = (&want - xm * &a * &b).norm_l2();
         let svd = cm.thin_svd().unwrap();
         let v = svd.V().subcols(0, r + 1);
@@ -224,7 +235,7 @@ mod tests {
         let shape = RrrShape::new(20, 16, Bits::B4, Bits::B4, Metric::L2);
         let mix = rotation::random(16, &mut generator(5, "test"));
         for c in [vec![0.0; 20], vec![1.0; 60], vec![3e-20; 40]] {
-            let (a, b) = regress(&c, &c, shape, &mix);
+            let (a, b) = regress(c.clone(), c, shape, &mix);
             assert!(a.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
             assert!(b.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
         }

@@ -1,0 +1,389 @@
+//! The command: what it prints, where, and its exit codes.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use ndarray::Array2;
+use support::{embedded, made};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes vectors as .fbin and returns the path.
+    fn vectors(&self, name: &str, x: &Array2<f32>) -> PathBuf {
+        let path = self.path(name);
+        let mut bytes = Vec::new();
+        for n in [x.nrows(), x.ncols()] {
+            bytes.extend(u32::try_from(n).unwrap().to_le_bytes());
+        }
+        bytes.extend(x.iter().flat_map(|v| v.to_le_bytes()));
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nearfield")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn fails(code: i32, says: &[&str], arguments: &[&dyn AsRef<std::ffi::OsStr>]) {
+    let output = run(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for part in says {
+        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[track_caller]
+fn json(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<serde_json::Value> {
+    let output = run(arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn from_vectors_to_recall() {
+    let folder = Folder::new();
+    let (index, truth) = (folder.path("words.nf"), folder.path("truth.npy"));
+    let (base, queries) = (embedded("base.i8bin"), embedded("query.i8bin"));
+    let built = json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"PCA128,IVF128,RRR32,Refine(f16)",
+        &"--metric",
+        &"cosine",
+        &"--seed",
+        &"7",
+        &"--json",
+    ]);
+    assert_eq!((&built[0]["n"], &built[0]["d"]), (&11000.into(), &384.into()));
+    assert_eq!(built[0]["index_bytes"].as_u64().unwrap(), fs::metadata(&index).unwrap().len());
+    assert!(built[0]["stages"]["regressions"].as_f64().unwrap() > 0.0);
+    json(&[&"truth", &base, &queries, &"-k", &"20", &"--metric", &"cosine", &"-o", &truth, &"--json"]);
+    let rows = json(&[
+        &"eval",
+        &index,
+        &queries,
+        &"--truth",
+        &truth,
+        &"--n-probe",
+        &"1,16,9999",
+        &"--n-rerank",
+        &"50,100",
+        &"--json",
+        &"--threads",
+        &"1",
+    ]);
+    assert_eq!(rows.len(), 6);
+    for row in &rows {
+        for key in [
+            "spec",
+            "metric",
+            "device",
+            "k",
+            "n_probe",
+            "n_rerank",
+            "batch",
+            "threads",
+            "recall",
+            "qps",
+            "p50_ms",
+            "p99_ms",
+            "index_bytes",
+        ] {
+            assert!(!row[key].is_null(), "{key} is missing in {row}");
+        }
+    }
+    assert_eq!(rows[5]["n_probe"], 128);
+    assert!(rows[0]["recall"].as_f64() < rows[3]["recall"].as_f64());
+    assert!(rows[5]["recall"].as_f64().unwrap() > 0.97, "{}", rows[5]);
+    let hits = json(&[&"search", &index, &queries, &"-k", &"3", &"--n-probe", &"16", &"--json"]);
+    assert_eq!(hits.len(), 200);
+    assert_eq!(hits[7]["query"], 7);
+    assert_eq!(hits[7]["ids"].as_array().unwrap().len(), 3);
+    let info = json(&[&"info", &index, &"--json"]);
+    assert_eq!((&info[0]["n_lists"], &info[0]["seed"]), (&128.into(), &7.into()));
+    assert_eq!(json(&[&"verify", &index, &"--json"])[0]["ok"], true);
+    assert!(
+        json(&[&"devices", &"--json"])[0]["devices"].as_array().unwrap().iter().any(|d| d["chosen"] == true)
+    );
+    for command in ["info", "verify"] {
+        assert!(run(&[&command, &index]).status.success());
+    }
+}
+
+#[test]
+fn every_device_writes_the_same_ids() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(400, 20, 1));
+    let queries = folder.vectors("queries.fbin", &made(30, 20, 2));
+    let index = folder.path("index.nf");
+    json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"PCA16,IVF8,RRR16,Refine(f32)",
+        &"--metric",
+        &"ip",
+        &"--json",
+    ]);
+    let mut files = Vec::new();
+    let tokens = nearfield::Simd::available().into_iter().map(|t| format!("cpu:{}", t.name()));
+    for device in tokens.chain(["auto".into(), "cpu".into(), "reference".into()]) {
+        let (ids, scores) = (folder.path("ids.npy"), folder.path("scores.npy"));
+        let output = run(&[
+            &"search",
+            &index,
+            &queries,
+            &"-k",
+            &"5",
+            &"--n-probe",
+            &"3",
+            &"--device",
+            &device,
+            &"-o",
+            &ids,
+            &"--scores",
+            &scores,
+        ]);
+        assert!(output.status.success() && output.stdout.is_empty());
+        assert!(text(&output.stderr).contains("device: "), "{}", text(&output.stderr));
+        assert_eq!(nearfield::io::read_ids(&ids).unwrap().dim(), (30, 5));
+        files.push(fs::read(&ids).unwrap());
+    }
+    assert!(files.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(60, 20, 1));
+    let index = folder.path("index.nf");
+    json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"IVF4,SQ8,Refine(f32)",
+        &"--metric",
+        &"l2",
+        &"--json",
+    ]);
+    let before = fs::read(&index).unwrap();
+
+    let mut bad = made(60, 20, 1);
+    bad[[17, 3]] = f32::NAN;
+    let nan = folder.vectors("nan.fbin", &bad);
+    let narrow = folder.vectors("narrow.fbin", &made(10, 19, 1));
+    let empty = folder.vectors("empty.fbin", &Array2::zeros((0, 20)));
+    let zero = folder.vectors("zero.fbin", &Array2::zeros((5, 20)));
+    let missing = folder.path("missing.fbin");
+    let cut = folder.path("cut.fbin");
+    fs::write(&cut, &fs::read(&base).unwrap()[..999]).unwrap();
+    let cut_index = folder.path("cut.nf");
+    fs::write(&cut_index, &before[..before.len() / 2]).unwrap();
+
+    let build = |base: &Path, spec: &str, metric: &str, code: i32, says: &[&str]| {
+        fails(code, says, &[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &metric]);
+    };
+    build(&nan, "Flat", "l2", 3, &["NaN", "row 17", "column 3"]);
+    build(&empty, "Flat", "l2", 3, &["at least one row"]);
+    build(&zero, "Flat", "cosine", 3, &["row 0", "cosine"]);
+    build(&cut, "Flat", "l2", 3, &["BASE", "cut.fbin", "999 bytes"]);
+    build(&missing, "Flat", "l2", 5, &["missing.fbin"]);
+    build(&base, "IVF61,Flat", "l2", 3, &["IVF", "60", "61"]);
+    build(&base, "IVF4,RRR32", "l2", 3, &["RRR", "20", "32"]);
+    build(&base, "IVF4,Flut", "l2", 2, &["--spec", "Flut", "scorer"]);
+    build(&base, "Flat", "l3", 2, &["--metric", "l3", "cosine"]);
+    fails(2, &["--metric"], &[&"build", &base, &"-o", &index]);
+    let text_file = folder.path("base.txt");
+    fs::write(&text_file, "1 2 3").unwrap();
+    build(&text_file, "Flat", "l2", 3, &["base.txt", ".npy"]);
+    fails(
+        3,
+        &["--train-queries", "999"],
+        &[&"build", &base, &"-o", &index, &"--metric", &"l2", &"--train-queries", &cut],
+    );
+    fails(
+        5,
+        &["nowhere"],
+        &[&"build", &base, &"-o", &folder.path("nowhere/index.nf"), &"--spec", &"Flat", &"--metric", &"l2"],
+    );
+    fails(
+        5,
+        &["folder"],
+        &[&"build", &base, &"-o", &folder.0.path(), &"--spec", &"Flat", &"--metric", &"l2"],
+    );
+    assert_eq!(fs::read(&index).unwrap(), before, "a failed build changed the index");
+
+    fails(3, &["queries", "20", "19"], &[&"search", &index, &narrow]);
+    fails(3, &["queries", "row 17"], &[&"search", &index, &nan]);
+    fails(3, &["queries", "at least one"], &[&"search", &index, &empty]);
+    fails(3, &["k", "0"], &[&"search", &index, &base, &"-k", &"0"]);
+    fails(3, &["truncated"], &[&"search", &cut_index, &base]);
+    fails(3, &["truncated"], &[&"verify", &cut_index]);
+    fails(3, &["truncated"], &[&"info", &base]);
+    fails(5, &["missing.fbin"], &[&"info", &missing]);
+    fails(4, &["gpu", "auto"], &[&"search", &index, &base, &"--device", &"gpu"]);
+    fails(4, &["quantum", "auto"], &[&"search", &index, &base, &"--device", &"quantum"]);
+    fails(
+        3,
+        &["k"],
+        &[&"truth", &base, &base, &"-k", &"0", &"--metric", &"l2", &"-o", &folder.path("t.npy")],
+    );
+
+    let truth = folder.path("truth.npy");
+    json(&[&"truth", &base, &base, &"-k", &"5", &"--metric", &"l2", &"-o", &truth, &"--json"]);
+    fails(3, &["truth", "10"], &[&"eval", &index, &base, &"--truth", &truth, &"-k", &"10"]);
+    fails(3, &["truth"], &[&"eval", &index, &zero, &"--truth", &truth, &"-k", &"5"]);
+
+    // Clamped and padded, and said.
+    let output = run(&[&"search", &index, &base, &"-k", &"100", &"--n-probe", &"50", &"--json"]);
+    assert!(output.status.success());
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("50 given, the index has 4 lists") && stderr.contains("60 points"), "{stderr}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_leaves_the_old_file() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(2000, 64, 1));
+    let index = folder.path("index.nf");
+    json(&[
+        &"build",
+        &folder.vectors("small.fbin", &made(10, 64, 1)),
+        &"-o",
+        &index,
+        &"--spec",
+        &"Flat",
+        &"--metric",
+        &"l2",
+        &"--json",
+    ]);
+    let before = fs::read(&index).unwrap();
+    // A limit on file size fails writes as a full disk does: 200 blocks of 512 bytes or 1 KiB.
+    let script = r#"trap '' XFSZ; ulimit -f 200; exec "$0" build "$1" -o "$2" --spec Flat --metric l2"#;
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_nearfield")])
+        .args([&base, &index])
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("cannot save") && stderr.contains("unchanged"), "{stderr}");
+    assert_eq!(fs::read(&index).unwrap(), before);
+    let left: Vec<_> = fs::read_dir(folder.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn vector_files_of_every_format_agree() {
+    let folder = Folder::new();
+    let (n, d) = (40, 12);
+    // Small whole numbers: exact in every type.
+    let x = Array2::from_shape_fn((n, d), |(i, j)| ((i * 7 + j * j * 3 + i * j) % 100) as f32);
+    let row_wise = |head: &dyn Fn() -> Vec<u8>, value: &dyn Fn(f32) -> Vec<u8>| {
+        x.outer_iter()
+            .flat_map(|r| [head(), r.iter().flat_map(|&v| value(v)).collect()].concat())
+            .collect::<Vec<u8>>()
+    };
+    let length = || 12_i32.to_le_bytes().to_vec();
+    let nothing = Vec::new;
+    let counts = || [40_u32.to_le_bytes(), 12_u32.to_le_bytes()].concat();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers below 100")]
+    let whole = |v: f32| v as u8;
+    let f32s = |v: f32| v.to_le_bytes().to_vec();
+    let bytes = |v: f32| vec![whole(v)];
+    let i32s = |v: f32| i32::from(whole(v)).to_le_bytes().to_vec();
+    let npy = |descr: &str, values: Vec<u8>| {
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({n}, {d}), }}");
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &values].concat()
+    };
+    let files = [
+        ("a.npy", npy("<f4", row_wise(&nothing, &f32s))),
+        ("b.npy", npy("<f2", row_wise(&nothing, &|v| half::f16::from_f32(v).to_le_bytes().to_vec()))),
+        ("c.npy", npy("|u1", row_wise(&nothing, &bytes))),
+        ("d.npy", npy("|i1", row_wise(&nothing, &bytes))),
+        ("e.fvecs", row_wise(&length, &f32s)),
+        ("f.bvecs", row_wise(&length, &bytes)),
+        ("g.ivecs", row_wise(&length, &i32s)),
+        ("h.fbin", [counts(), row_wise(&nothing, &f32s)].concat()),
+        ("i.u8bin", [counts(), row_wise(&nothing, &bytes)].concat()),
+        ("j.i8bin", [counts(), row_wise(&nothing, &bytes)].concat()),
+        ("k.ibin", [counts(), row_wise(&nothing, &i32s)].concat()),
+    ];
+    let mut indexes = Vec::new();
+    for (name, contents) in files {
+        let (path, index) = (folder.path(name), folder.path("index.nf"));
+        fs::write(&path, &contents).unwrap();
+        json(&[&"build", &path, &"-o", &index, &"--spec", &"IVF4,Flat", &"--metric", &"l2", &"--json"]);
+        indexes.push(fs::read(&index).unwrap());
+        for cut in [0, 1, 5, 9, 60, contents.len() - 1] {
+            fs::write(&path, &contents[..cut.min(contents.len() - 1)]).unwrap();
+            let output = run(&[
+                &"build",
+                &path,
+                &"-o",
+                &folder.path("cut.nf"),
+                &"--spec",
+                &"Flat",
+                &"--metric",
+                &"l2",
+            ]);
+            assert_eq!(output.status.code(), Some(3), "{name} cut at {cut}: {}", text(&output.stderr));
+        }
+    }
+    assert!(indexes.windows(2).all(|w| w[0] == w[1]), "formats differ");
+}
+
+#[test]
+fn the_demo_finds_what_exact_search_finds() {
+    let row = &json(&[&"demo", &"--json"])[0];
+    assert!(row["recall"].as_f64().unwrap() > 0.96, "{row}");
+    let shown = text(&run(&[&"demo"]).stdout);
+    assert!(shown.contains("recall@10") && shown.contains("the same"), "{shown}");
+}
+
+#[test]
+fn help_teaches() {
+    let help = text(&run(&[&"--help"]).stdout);
+    for command in ["build", "search", "truth", "eval", "info", "verify", "devices", "demo"] {
+        assert!(help.contains(command), "{command} is not in the help");
+        assert!(run(&[&command, &"--help"]).status.success());
+    }
+}
