@@ -7,6 +7,8 @@
 //! `b = ‖c‖²/2` for l2 and 0 for products, so an assignment is one matrix product and a row-wise maximum:
 //! `2·n·L·s` operations.
 
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -16,7 +18,8 @@ use super::{linalg, sample};
 const CHUNK: usize = 128;
 
 /// Rounds of Lloyd's iteration: how many, and on how many sampled points a list. Ten rounds on 256 points a
-/// list cost 2.5 times as much and find no more neighbours at equal lists.
+/// list took 1.75 times as long (115 659 points of 192 dimensions, 1 024 lists) and changed recall at equal
+/// lists by less than 0.002.
 const ROUNDS: [(usize, usize); 3] = [(6, 32), (2, 64), (2, 128)];
 
 /// Lloyd iterations in all.
@@ -55,10 +58,15 @@ impl Centroids {
         self.bias.len()
     }
 
-    /// One round of Lloyd's iteration: every centroid moves to the mean of its points.
-    fn improve(&mut self, points: &[f32], spherical: bool) {
+    /// One round of Lloyd's iteration: every centroid moves to the mean of its points among `chosen`.
+    fn improve(&mut self, points: &[f32], chosen: &[usize], spherical: bool) {
         let s = self.s;
-        let (offsets, order) = group(&self.nearest(points, 1), self.len());
+        let assigned = self.assign(chosen.len(), 1, |range, rows| {
+            for &i in &chosen[range] {
+                rows.extend_from_slice(&points[i * s..(i + 1) * s]);
+            }
+        });
+        let (offsets, order) = group(&assigned, self.len());
         self.values.par_chunks_exact_mut(s).enumerate().for_each(|(list, mean)| {
             let members = &order[offsets[list]..offsets[list + 1]];
             if members.is_empty() {
@@ -66,7 +74,7 @@ impl Centroids {
             }
             mean.fill(0.0);
             for &i in members {
-                for (sum, v) in mean.iter_mut().zip(&points[i as usize * s..]) {
+                for (sum, v) in mean.iter_mut().zip(&points[chosen[i as usize] * s..]) {
                     *sum += v;
                 }
             }
@@ -80,14 +88,24 @@ impl Centroids {
 
     /// The `top` best lists of each point, best first: `[n, top]` row-major.
     pub fn nearest(&self, points: &[f32], top: usize) -> Vec<u32> {
-        let mut out = vec![0; points.len() / self.s * top];
+        let s = self.s;
+        self.assign(points.len() / s, top, |range, rows| {
+            rows.extend_from_slice(&points[range.start * s..range.end * s]);
+        })
+    }
+
+    /// The `top` best lists of `n` points, which `read` appends to a buffer range by range.
+    fn assign(&self, n: usize, top: usize, read: impl Fn(Range<usize>, &mut Vec<f32>) + Sync) -> Vec<u32> {
+        let mut out = vec![0; n * top];
         let centroids = linalg::rows(&self.values, self.len(), self.s);
-        out.par_chunks_mut(CHUNK * top).zip(points.par_chunks(CHUNK * self.s)).for_each_init(
-            || vec![0.0; CHUNK * self.len()],
-            |scores, (out, points)| {
-                let n = points.len() / self.s;
+        out.par_chunks_mut(CHUNK * top).enumerate().for_each_init(
+            || (Vec::with_capacity(CHUNK * self.s), vec![0.0; CHUNK * self.len()]),
+            |(rows, scores), (chunk, out)| {
+                let n = out.len() / top;
+                rows.clear();
+                read(chunk * CHUNK..chunk * CHUNK + n, rows);
                 let scores = &mut scores[..n * self.len()];
-                linalg::product(linalg::rows(points, n, self.s), centroids.transpose(), scores);
+                linalg::product(linalg::rows(rows, n, self.s), centroids.transpose(), scores);
                 for (out, scores) in out.chunks_exact_mut(top).zip(scores.chunks_exact_mut(self.len())) {
                     for (score, bias) in scores.iter_mut().zip(&self.bias) {
                         *score -= bias;
@@ -136,15 +154,8 @@ pub(crate) fn train(
     let mut done = 0;
     for (rounds, points_per_list) in ROUNDS {
         let chosen = sample(rng, n, points_per_list * n_lists);
-        let gathered: Vec<f32>;
-        let points = if chosen.len() < n {
-            gathered = chosen.iter().flat_map(|&i| row(i).iter().copied()).collect();
-            &gathered[..]
-        } else {
-            points
-        };
         for _ in 0..rounds {
-            centroids.improve(points, spherical);
+            centroids.improve(points, &chosen, spherical);
             done += 1;
             step(done);
         }

@@ -34,6 +34,10 @@ pub(crate) const TRAIN_LISTS: usize = 5;
 /// inverted, and 10⁻⁴ of the variance is far below what int8 resolves.
 const RIDGE: f32 = 1e-4;
 
+/// Training queries of one list, at most, per dimension: a second moment of s dimensions is known from a few
+/// times s vectors; more of them find no more neighbours.
+const QUERIES_PER_DIM: usize = 4;
+
 /// Groups of row numbers, one a list.
 pub(crate) struct Members<'a> {
     pub offsets: &'a [usize],
@@ -54,9 +58,16 @@ pub(crate) struct Grouped<'a> {
 }
 
 impl Grouped<'_> {
-    fn gather(&self, list: usize, s: usize) -> Vec<f32> {
-        let rows = self.members.of(list).iter();
-        rows.flat_map(|&i| self.vectors[i as usize * s..][..s].iter().copied()).collect()
+    /// The vectors of a list, or if there are more than `most`, that many spread evenly over them.
+    fn gather(&self, list: usize, s: usize, most: usize) -> Vec<f32> {
+        let rows = self.members.of(list);
+        let n = rows.len().min(most);
+        let mut out = Vec::with_capacity(n * s);
+        for i in 0..n {
+            let row = rows[i * rows.len() / n] as usize;
+            out.extend_from_slice(&self.vectors[row * s..][..s]);
+        }
+        out
     }
 }
 
@@ -79,9 +90,9 @@ pub(crate) fn write(
         b = rest;
     }
     a.par_chunks_exact_mut(shape.a_bytes()).zip(lists).enumerate().for_each(|(list, (a, b))| {
-        let members = points.gather(list, shape.s);
+        let members = points.gather(list, shape.s, usize::MAX);
         if !members.is_empty() {
-            let visitors = queries.gather(list, shape.s);
+            let visitors = queries.gather(list, shape.s, QUERIES_PER_DIM * shape.s);
             // Fewer queries than points: the points themselves stand in.
             let x = if visitors.len() < members.len() { members.clone() } else { visitors };
             let (left, right) = regress(members.clone(), x, shape, &mix);
