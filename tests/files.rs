@@ -27,11 +27,10 @@ fn a_saved_index_answers_as_before() {
             );
             assert_eq!(opened.n_bytes() as u64, fs::metadata(&path).unwrap().len());
             let params = SearchParams::new(7).n_probe(3);
-            assert_eq!(
-                search(&opened, Device::cpu(), queries.view(), params),
-                search(&index, Device::cpu(), queries.view(), params),
-                "{spec} {metric}"
-            );
+            let want = search(&index, Device::cpu(), queries.view(), params);
+            for opened in [opened, Index::load(&path).unwrap()] {
+                assert_eq!(search(&opened, Device::cpu(), queries.view(), params), want, "{spec} {metric}");
+            }
         }
     }
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();

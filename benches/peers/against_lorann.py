@@ -5,6 +5,7 @@
     cargo build --release
     taskset -c 0 python benches/peers/against_lorann.py BASE.npy QUERIES.npy TRUTH.npy METRIC [--train-queries T.npy]
 
+Both hold their index in memory (lorann's build leaves it there; nearfield's file is loaded, not mapped).
 Every configuration is built once. Then both engines sweep their search parameters in turns, --rounds times.
 Recall@10 counts ids; speeds are medians over the rounds; the table interpolates (log speed against recall)
 on each engine's best curve over all its configurations. lorann stores f32 rows (its package from PyPI is compiled
@@ -100,7 +101,7 @@ class Nearfield:
                 rows = self.run(
                     self.args.nearfield, "eval", self.path, self.args.queries, "--truth", self.args.truth,
                     "-k", str(K), "--n-probe", str(lists), "--n-rerank", ",".join(n), "--batch", batch,
-                    "--threads", "1",
+                    "--threads", "1", "--load",
                 )
                 for row in map(json.loads, rows.splitlines()):
                     key = (self.label, row["n_probe"], row["n_rerank"])

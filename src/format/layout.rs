@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::{ALIGN, Element, Image, TensorPlace, checksum, checksum_key};
+use super::{ALIGN, Element, Image, TensorPlace, anonymous, checksum, checksum_key};
 
 /// A tensor to come.
 #[derive(Clone, Debug)]
@@ -66,12 +66,7 @@ impl ImageBuilder {
         for (_, place) in &mut tensors {
             place.bytes = place.bytes.start + header_len..place.bytes.end + header_len;
         }
-        let bytes = memmap2::MmapMut::map_anon(header_len + end)?;
-        #[cfg(target_os = "linux")]
-        {
-            // A hint: random rows and list starts then cost fewer address translations.
-            let _ = bytes.advise(memmap2::Advice::HugePage);
-        }
+        let bytes = anonymous(header_len + end)?;
         Ok(Self { bytes, header_len, metadata, tensors })
     }
 

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +16,7 @@ use std::{
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Element, Image, TensorPlace, VERSION, View, checksum, checksum_key};
+use super::{Element, Image, TensorPlace, VERSION, View, anonymous, checksum, checksum_key};
 
 /// A file that is not a usable index.
 #[derive(Debug, thiserror::Error)]
@@ -85,18 +86,25 @@ impl Image {
     /// Maps a file and reads its header.
     pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?;
-        if !length.is_file() {
-            return Err(OpenError::Foreign { reason: "it is not a regular file".to_owned() });
-        }
-        if length.len() < 8 {
-            return Err(OpenError::Foreign { reason: format!("it has only {} bytes", length.len()) });
-        }
+        let file = open_file(path)?;
         // SAFETY: the map is read-only; index files are replaced by renaming, never changed in place, so
         // the bytes stay as they are. (A file truncated by others while mapped ends the process with
         // SIGBUS; the crate's documentation says so.)
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        Self::from_bytes(bytes)
+    }
+
+    /// Reads a whole file into memory of its own.
+    pub fn load(path: &Path) -> Result<Arc<Self>, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        let mut file = open_file(path)?;
+        let length = usize::try_from(file.metadata().map_err(io)?.len()).unwrap_or(usize::MAX);
+        let mut bytes = anonymous(length).map_err(io)?;
+        file.read_exact(&mut bytes).map_err(io)?;
+        Self::from_bytes(bytes.make_read_only().map_err(io)?)
+    }
+
+    fn from_bytes(bytes: memmap2::Mmap) -> Result<Arc<Self>, OpenError> {
         let foreign = |reason: String| OpenError::Foreign { reason };
         let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
         let start = header_len + 8;
@@ -171,6 +179,20 @@ impl Image {
             Err(OpenError::Checksum { name: name.clone(), expected: expected.to_owned(), got })
         })
     }
+}
+
+/// Opens a regular file that is long enough to have a header.
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Err(OpenError::Foreign { reason: "it is not a regular file".to_owned() });
+    }
+    if metadata.len() < 8 {
+        return Err(OpenError::Foreign { reason: format!("it has only {} bytes", metadata.len()) });
+    }
+    Ok(file)
 }
 
 fn describe(dtype: Dtype, shape: &[usize]) -> String {

@@ -45,6 +45,9 @@ pub struct Args {
     /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Read the index into memory (huge pages) instead of mapping it: slower to open, faster to search.
+    #[arg(long)]
+    load: bool,
     /// Threads a batch is spread over; all cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -77,7 +80,7 @@ const RUNS_MIN: usize = 3;
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
-    let (index, searcher) = report::searcher(&args.index, &args.device)?;
+    let (index, searcher) = report::searcher(&args.index, &args.device, args.load)?;
     let file = report::vectors("QUERIES", &args.queries)?;
     let mut queries = Array2::zeros((file.n_rows(), file.dim()));
     for (i, mut row) in queries.outer_iter_mut().enumerate() {

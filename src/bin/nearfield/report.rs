@@ -111,9 +111,9 @@ pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
 }
 
 /// Opens an index and a searcher, and says which device is used.
-pub fn searcher(index: &Path, device: &str) -> Result<(Index, Searcher), CliError> {
+pub fn searcher(index: &Path, device: &str, load: bool) -> Result<(Index, Searcher), CliError> {
     let device: Device = device.parse()?;
-    let index = Index::open(index)?;
+    let index = if load { Index::load(index)? } else { Index::open(index)? };
     let searcher = index.searcher(device).map_err(|e: DeviceError| CliError::Device(e))?;
     eprintln!("device: {}", searcher.device());
     Ok((index, searcher))

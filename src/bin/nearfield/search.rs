@@ -26,6 +26,9 @@ pub struct Args {
     /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Read the index into memory (huge pages) instead of mapping it: slower to open, faster to search.
+    #[arg(long)]
+    load: bool,
     /// Threads; all cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -63,7 +66,7 @@ impl<V: Vectors> Vectors for Window<'_, V> {
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
-    let (index, searcher) = report::searcher(&args.index, &args.device)?;
+    let (index, searcher) = report::searcher(&args.index, &args.device, args.load)?;
     let queries = report::vectors("QUERIES", &args.queries)?;
     let mut params = SearchParams::new(args.k);
     params.n_probe = args.n_probe;

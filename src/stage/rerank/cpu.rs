@@ -6,7 +6,7 @@ use crate::{
     simd::{self, Simd},
 };
 
-/// Rows asked for ahead: enough to cover memory latency, few enough to stay in the first-level cache.
+/// Rows asked for ahead: from about 4 on memory latency is covered.
 const AHEAD: usize = 6;
 
 /// Exact internal score of each candidate, handed to `take(position, score)`.
