@@ -209,6 +209,22 @@ fn metadata_that_cannot_be_is_named() {
 }
 
 #[test]
+fn tensors_at_odd_addresses_are_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.nf");
+    let queries = made(2, 20, 2);
+    for spec in ["PCA16,IVF3,RRR16,Refine(f32)", "Flat", "SQ8"] {
+        build(spec, Metric::L2, made(60, 20, 1).view()).save(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        for spaces in 1..8 {
+            let shifted = with_header(&good, |text| text + &" ".repeat(spaces));
+            let error = try_file(&path, &shifted, &queries).unwrap_err().to_string();
+            assert!(error.contains("not aligned") || error.contains("expected"), "{spec}: {error}");
+        }
+    }
+}
+
+#[test]
 fn offsets_out_of_range_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.nf");

@@ -143,29 +143,22 @@ impl Image {
 
     /// The tensor of this name if it has exactly this type and shape.
     pub fn view<T: Element>(self: &Arc<Self>, name: &str, shape: &[usize]) -> Result<View<T>, OpenError> {
-        let place = self.tensors.get(name);
-        match place {
-            // The length is checked again against the shape expected, so that no kernel relies on the
-            // header's own arithmetic; the alignment holds for every file this crate writes.
-            Some(place)
-                if place.dtype == T::DTYPE
-                    && place.shape == shape
-                    && shape.iter().try_fold(size_of::<T>(), |a, &b| a.checked_mul(b))
-                        == Some(place.bytes.len())
-                    && self.bytes[place.bytes.clone()].as_ptr().align_offset(align_of::<T>()) == 0 =>
-            {
-                Ok(View {
-                    image: self.clone(),
-                    bytes: place.bytes.clone(),
-                    element: std::marker::PhantomData,
-                })
-            }
-            _ => Err(OpenError::Tensor {
-                name: name.to_owned(),
-                expected: describe(T::DTYPE, shape),
-                got: place.map_or_else(|| "no such tensor".to_owned(), |p| describe(p.dtype, &p.shape)),
-            }),
+        let wrong = |got: String| OpenError::Tensor {
+            name: name.to_owned(),
+            expected: describe(T::DTYPE, shape),
+            got,
+        };
+        let Some(place) = self.tensors.get(name) else { return Err(wrong("no such tensor".to_owned())) };
+        // The length is checked again against the shape expected, so that no kernel relies on the header's
+        // own arithmetic.
+        let n_bytes = shape.iter().try_fold(size_of::<T>(), |a, &b| a.checked_mul(b));
+        if place.dtype != T::DTYPE || place.shape != shape || n_bytes != Some(place.bytes.len()) {
+            return Err(wrong(describe(place.dtype, &place.shape)));
         }
+        if self.bytes[place.bytes.clone()].as_ptr().align_offset(align_of::<T>()) != 0 {
+            return Err(wrong(format!("the same at byte {}, which is not aligned", place.bytes.start)));
+        }
+        Ok(View { image: self.clone(), bytes: place.bytes.clone(), element: std::marker::PhantomData })
     }
 
     /// Compares every tensor with its stored checksum.

@@ -133,9 +133,9 @@ impl Rrr {
         let bytes = self.shape.a_bytes();
         let record = &self.a[list * bytes..(list + 1) * bytes];
         let (head, run) = record.split_at(self.shape.column_bytes());
-        let (floats, column) = head.split_at(8);
-        let floats: &[f32] = bytemuck::cast_slice(floats);
-        ListA { first: floats[0], scale: floats[1], column: &column[..self.shape.s - 1], run }
+        // Byte by byte: a file made by others may hold this tensor at any address.
+        let float = |at: usize| f32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        ListA { first: float(0), scale: float(4), column: &head[8..8 + self.shape.s - 1], run }
     }
 
     /// The run of a list's points.
