@@ -26,6 +26,9 @@ use crate::{format::ALIGN, spec::Bits};
 /// Vectors in a block: one 512-bit register of 32-bit lanes.
 pub(crate) const BLOCK: usize = 16;
 
+/// Smallest scale of a quantised query: below it 1 / scale is not a finite f32, and all codes are 0.
+pub(crate) const SCALE_MIN: f32 = f32::MIN_POSITIVE;
+
 /// Shape of a run of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockShape {
@@ -155,7 +158,7 @@ impl BlockQuery {
     #[allow(clippy::cast_possible_truncation, reason = "|v / scale| is at most 127 and a half")]
     pub fn quantise_reference(first: f32, values: &[f32], query_len: usize) -> Self {
         let scale = absmax(values) / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let inverse = if scale >= SCALE_MIN { 1.0 / scale } else { 0.0 };
         let mut codes: Vec<i8> = values.iter().map(|v| (v * inverse).round_ties_even() as i8).collect();
         codes.resize(query_len, 0);
         Self { first, scale, sum: codes.iter().map(|&c| i32::from(c)).sum(), codes }

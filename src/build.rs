@@ -2,7 +2,8 @@
 //!
 //! Memory: the image, plus the vectors in the reduced space while lists and regressions are trained. These
 //! are dropped before rows are written, and the image's pages take no memory before they are written,
-//! so the peak stays below 2.5 times the vectors as f32.
+//! so the peak stays below 2.5 times the vectors as f32; for PCA some matrices of d × d come on top, which count
+//! where there are not many more vectors than dimensions.
 
 use std::{collections::BTreeMap, sync::atomic::AtomicU64, sync::atomic::Ordering};
 
@@ -535,6 +536,10 @@ fn merge(
 }
 
 fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
+    let largest = range.iter().fold(0.0_f32, |m, &(least, most)| m.max(least.abs()).max(most.abs()));
+    if largest > 0.0 && largest < f16::MIN_POSITIVE.to_f32() {
+        return Err(VectorError::HalfUnderflow { largest });
+    }
     let limit = f16::MAX.to_f32();
     for (column, &(least, most)) in range.iter().enumerate() {
         for value in [least, most] {

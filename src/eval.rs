@@ -9,6 +9,7 @@ use crate::{
     index::Index,
     metric::Metric,
     rows::RowStore,
+    search::filled,
     stage::scorer::Scorer,
     topk::{Candidates, NO_ID},
     train::{kmeans, linalg},
@@ -32,6 +33,14 @@ pub enum EvalError {
     /// `k` is zero.
     #[error("k: expected at least 1, got 0")]
     ZeroK,
+    /// The result would not fit in memory.
+    #[error("k: expected a result that fits in memory, got {n_queries} queries of {k} neighbours")]
+    TooLarge {
+        /// Queries.
+        n_queries: usize,
+        /// Neighbours asked for.
+        k: usize,
+    },
     /// Truth of another shape than asked for.
     #[error("truth: expected {expected}, got {got}")]
     Truth {
@@ -80,11 +89,11 @@ pub fn exact(
         Ok::<(), VectorError>(())
     };
     // A margin for f32 rounding at the k-th place.
-    let keep = (k + k / 2 + 16).min(n);
+    let keep = k.saturating_add(k / 2).saturating_add(16).min(n);
     let n_queries = queries.n_rows();
+    let mut ids = filled(n_queries, k, NO_ID).ok_or(EvalError::TooLarge { n_queries, k })?;
     let total = n_queries.div_ceil(QUERIES) as u64 * n as u64;
     let done = std::sync::atomic::AtomicU64::new(0);
-    let mut ids = Array2::from_elem((n_queries, k), NO_ID);
     let pieces: Vec<Result<Vec<Vec<u64>>, VectorError>> = (0..n_queries.div_ceil(QUERIES))
         .into_par_iter()
         .map(|piece| {
@@ -188,6 +197,7 @@ impl<'a> Recall<'a> {
         if k == 0 {
             return Err(EvalError::ZeroK);
         }
+        check_shape("queries", queries.n_rows(), queries.dim(), Some(index.dim()))?;
         let (rows, width) = truth.dim();
         let k = k.min(index.len());
         if rows != queries.n_rows() || width < k {
@@ -240,13 +250,14 @@ impl<'a> Recall<'a> {
         Some(exact_score(model.metric, q, &rows.decode(*self.positions.get(&id)? as usize)))
     }
 
-    /// Share of the k true neighbours found among `ids`, `[n_queries, at least k]`.
+    /// Share of the k true neighbours found among `ids`, `[n_queries, at least k]`; rows beyond the queries do
+    /// not count.
     #[must_use]
     pub fn of(&self, ids: ArrayView2<'_, u64>) -> f64 {
         let model = self.index.model();
         let mut q = vec![0.0; model.dim];
         let mut found = 0;
-        for (query, ids) in ids.outer_iter().enumerate() {
+        for (query, ids) in ids.outer_iter().take(self.truth.nrows()).enumerate() {
             let truth: Vec<u64> = self.truth.row(query).iter().take(self.k).copied().collect();
             let mut last = None;
             let mut seen = HashSet::new();

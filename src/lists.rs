@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::format::{Image, OpenError, TensorDecl, View};
+use crate::{
+    format::{Image, OpenError, TensorDecl, View},
+    topk::NO_ID,
+};
 
 /// The id of the point at each position.
 pub(crate) enum Ids {
@@ -72,6 +75,11 @@ impl Lists {
             Some(safetensors::Dtype::U64) => Ids::U64(image.view(IDS, &[n])?),
             _ => Ids::U32(image.view(IDS, &[n])?),
         };
+        if let Ids::U64(ids) = &ids
+            && ids.contains(&NO_ID)
+        {
+            return Err(value(IDS, format!("expected ids below {NO_ID}, which stands for no neighbour")));
+        }
         Ok(Self { offsets, n, ids })
     }
 

@@ -308,7 +308,8 @@ impl IndexSpec {
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
-    /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold.
+    /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
+    ///   below 16 dimensions there is none.
     ///
     /// # Errors
     /// [`SpecError::Range`] where a number is larger than the data allows.
@@ -345,6 +346,10 @@ impl IndexSpec {
         }
         if let ScorerSpec::Rrr { rank, .. } = &mut spec.scorer {
             let r = rank.unwrap_or_else(|| 32.min(s / RANK_STEP * RANK_STEP).max(RANK_STEP));
+            if s < RANK_STEP {
+                let expected = format!("at least {RANK_STEP} scored dimensions (use SQ8 or Flat below)");
+                return Err(SpecError::Range { token: "RRR", expected, given: s });
+            }
             if r > s {
                 return Err(SpecError::Range {
                     token: "RRR",

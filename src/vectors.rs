@@ -105,6 +105,14 @@ pub enum VectorError {
         /// The value.
         value: f32,
     },
+    /// All values are below what half precision resolves.
+    #[error(
+        "Refine(f16) holds magnitudes from 6e-5 on, got at most {largest}: use Refine(f32) or scale the vectors"
+    )]
+    HalfUnderflow {
+        /// Largest magnitude given.
+        largest: f32,
+    },
 }
 
 /// Largest magnitude accepted: with it, (q − x)² summed over 65 536 dimensions is at most

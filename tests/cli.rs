@@ -229,6 +229,28 @@ fn mistakes_are_named() {
     fs::write(&text_file, "1 2 3").unwrap();
     build(&text_file, "Flat", "l2", 3, &["base.txt", ".npy"]);
     fails(
+        2,
+        &["--output", "is an input"],
+        &[&"build", &base, &"-o", &base, &"--spec", &"Flat", &"--metric", &"l2"],
+    );
+    let (nested, hollow) = (folder.path("nested.npy"), folder.path("hollow.npy"));
+    let npy = |descr: &str, shape: &str| {
+        let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes()].concat()
+    };
+    fs::write(&nested, npy(&format!("{}{}", "[".repeat(40), "]".repeat(40)), "(0, 1)")).unwrap();
+    fs::write(&hollow, npy("'<f4'", "(9223372036854775807, 0)")).unwrap();
+    build(&nested, "Flat", "l2", 3, &["nested.npy", "structured"]);
+    build(&hollow, "Flat", "l2", 3, &["hollow.npy", "empty rows"]);
+    let huge = "18446744073709551615";
+    fails(
+        3,
+        &["k: expected"],
+        &[&"truth", &base, &base, &"-k", &huge, &"--metric", &"l2", &"-o", &folder.path("t.npy")],
+    );
+    fails(3, &["k: expected"], &[&"search", &index, &base, &"-k", &huge]);
+    fails(
         3,
         &["--train-queries", "999"],
         &[&"build", &base, &"-o", &index, &"--metric", &"l2", &"--train-queries", &cut],
@@ -248,7 +270,7 @@ fn mistakes_are_named() {
     fails(3, &["queries", "20", "19"], &[&"search", &index, &narrow]);
     fails(3, &["queries", "row 17"], &[&"search", &index, &nan]);
     fails(3, &["queries", "at least one"], &[&"search", &index, &empty]);
-    fails(3, &["k", "0"], &[&"search", &index, &base, &"-k", &"0"]);
+    fails(3, &["k: expected at least 1, got 0"], &[&"search", &index, &base, &"-k", &"0"]);
     fails(3, &["truncated"], &[&"search", &cut_index, &base]);
     fails(3, &["truncated"], &[&"verify", &cut_index]);
     fails(3, &["truncated"], &[&"info", &base]);
@@ -257,7 +279,7 @@ fn mistakes_are_named() {
     fails(4, &["quantum", "auto"], &[&"search", &index, &base, &"--device", &"quantum"]);
     fails(
         3,
-        &["k"],
+        &["k: expected at least 1, got 0"],
         &[&"truth", &base, &base, &"-k", &"0", &"--metric", &"l2", &"-o", &folder.path("t.npy")],
     );
 

@@ -33,6 +33,9 @@ pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
+    // A link stays a link: what it points to is replaced.
+    let target = path.canonicalize();
+    let path = target.as_deref().unwrap_or(path);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -51,6 +54,9 @@ pub(crate) fn write_atomically(
     options.permissions(mode);
     let mut temporary = options.tempfile_in(folder)?;
     fill(temporary.as_file_mut())?;
+    if let Ok(old) = path.metadata() {
+        temporary.as_file().set_permissions(old.permissions())?;
+    }
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;
     // The rename itself is made durable where the system lets folders be synced.

@@ -7,7 +7,7 @@
 //! | `.fbin` `.u8bin` `.i8bin` `.ibin` | n and d as u32, then f32, u8, i8 or i32 values |
 //!
 //! All are little-endian. Files are mapped, and rows converted to f32 as they are read: a file of bytes is
-//! never held in memory as floats.
+//! never held in memory as floats. A file must not be truncated or changed while it is open.
 
 mod npy;
 mod table;

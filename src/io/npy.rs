@@ -31,6 +31,10 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     if stated as usize > header_bytes.len() {
         return Err(format!("its header claims {stated} bytes of {}", bytes.len()));
     }
+    // Nested lists, which no plain array has, cost the parser time exponential in their depth.
+    if header_bytes[..stated as usize].contains(&b'[') {
+        return Err("expected plain values, got a structured type".to_owned());
+    }
     let before = header_bytes.len();
     let header = NpyHeader::from_reader(&mut header_bytes).map_err(|e| format!("not a NumPy array: {e}"))?;
     let start = before - header_bytes.len();
@@ -75,10 +79,15 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
 /// Writes ids as i64, [`NO_ID`] as −1.
 ///
 /// # Errors
-/// [`FileError::Io`] with the system's reason; what was at the path is then unchanged.
+/// [`FileError::Malformed`] for an id that i64 cannot hold, [`FileError::Io`] with the system's reason; what was at the path is then unchanged.
 pub fn write_ids(path: impl AsRef<Path>, ids: ArrayView2<'_, u64>) -> Result<(), FileError> {
-    let signed = ids.iter().map(|&id| if id == NO_ID { -1 } else { i64::try_from(id).unwrap_or(i64::MAX) });
-    write(path.as_ref(), ids.dim(), signed)
+    let wide = |id: u64| id != NO_ID && i64::try_from(id).is_err();
+    if let Some(id) = ids.iter().find(|&&id| wide(id)) {
+        let reason = format!("expected ids below 2⁶³, which i64 holds, got {id}");
+        return Err(FileError::Malformed { path: path.as_ref().to_owned(), reason });
+    }
+    // NO_ID is all ones, which is −1.
+    write(path.as_ref(), ids.dim(), ids.iter().map(|id| id.cast_signed()))
 }
 
 /// Writes scores as f32.

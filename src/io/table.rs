@@ -80,7 +80,7 @@ impl Table {
             None
         } else {
             // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
-            // meanwhile ends the process with SIGBUS, as the crate's documentation says of index files.
+            // meanwhile ends the process with SIGBUS, as the module's documentation says.
             Some(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
         };
         let bytes = map.as_deref().unwrap_or_default();
@@ -95,6 +95,10 @@ impl Table {
             _ => bin(bytes, Element::I32),
         }
         .map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })?;
+        if layout.width == 0 && layout.n_rows > 0 {
+            let reason = format!("expected rows of at least one value, got {} empty rows", layout.n_rows);
+            return Err(FileError::Malformed { path: path.to_owned(), reason });
+        }
         Ok(Self {
             map,
             element: layout.element,

@@ -95,7 +95,9 @@ pub enum SearchError {
         name: &'static str,
     },
     /// The result would not fit in memory.
-    #[error("k: expected a result of at most {limit} places, got {n_queries} queries of {k} neighbours")]
+    #[error(
+        "k: expected a result of at most {limit} places that fits in memory, got {n_queries} queries of {k} neighbours"
+    )]
     TooLarge {
         /// Places allowed.
         limit: usize,
@@ -109,8 +111,17 @@ pub enum SearchError {
     Threads(String),
 }
 
-/// Places of one result, at most: 48 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
-const PLACES_MAX: usize = 1 << 32;
+/// Places of one result, at most: 12 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
+const PLACES_MAX: usize = 1 << 30;
+
+/// An array of `value`, or nothing where memory does not suffice.
+pub(crate) fn filled<T: Clone>(n: usize, k: usize, value: T) -> Option<Array2<T>> {
+    let places = n.checked_mul(k).filter(|&places| places <= PLACES_MAX)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(places).ok()?;
+    values.resize(places, value);
+    Array2::from_shape_vec((n, k), values).ok()
+}
 
 /// Runs searches of one index on one device.
 ///
@@ -168,11 +179,10 @@ impl Searcher {
                 return Err(SearchError::Zero { name });
             }
         }
-        if n.checked_mul(k).is_none_or(|places| places > PLACES_MAX) {
-            return Err(SearchError::TooLarge { limit: PLACES_MAX, n_queries: n, k });
-        }
-        let mut ids = Array2::from_elem((n, k), NO_ID);
-        let mut scores = Array2::from_elem((n, k), self.model.metric.worst_score());
+        let too_large = SearchError::TooLarge { limit: PLACES_MAX, n_queries: n, k };
+        let ids = filled(n, k, NO_ID);
+        let scores = filled(n, k, self.model.metric.worst_score());
+        let (Some(mut ids), Some(mut scores)) = (ids, scores) else { return Err(too_large) };
         let request = Request { queries, effort: self.effort(params), k };
         if n == 1 || params.threads == 1 {
             self.run(&request, 0, ids.as_slice_mut(), scores.as_slice_mut())?;

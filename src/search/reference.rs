@@ -62,6 +62,8 @@ pub(super) fn search<V: Vectors>(
             for found in &mut found {
                 found.0 += norm;
             }
+            // The sum may round different scores to one: equal ones stand by id.
+            found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
         }
         for ((id, score), found) in ids.iter_mut().zip(scores).zip(found) {
             *id = found.1;

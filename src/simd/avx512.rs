@@ -7,7 +7,11 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::BlockRun;
-use crate::{block::BLOCK, spec::Bits, topk::APPEND};
+use crate::{
+    block::{BLOCK, SCALE_MIN},
+    spec::Bits,
+    topk::APPEND,
+};
 
 /// Blocks scored together, so that one broadcast of the query serves four loads.
 const TILE: usize = 4;
@@ -78,7 +82,7 @@ pub unsafe fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
         top = _mm512_max_ps(top, _mm512_abs_ps(load(i)));
     }
     let scale = _mm512_reduce_max_ps(top) / 127.0;
-    let inverse = _mm512_set1_ps(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+    let inverse = _mm512_set1_ps(if scale >= SCALE_MIN { 1.0 / scale } else { 0.0 });
     let mut sum = _mm512_setzero_si512();
     for i in (0..n).step_by(16) {
         let code = _mm512_cvtps_epi32(_mm512_mul_ps(load(i), inverse));

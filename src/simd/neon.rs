@@ -8,6 +8,8 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
+use crate::block::SCALE_MIN;
+
 /// The kernels that multiply bytes, for one way of doing so.
 macro_rules! block_kernels {
     ($features:literal, $dot:expr) => {
@@ -212,7 +214,7 @@ pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
 pub unsafe fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
     let absmax = values.iter().fold(0.0_f32, |m, v| v.abs().max(m));
     let scale = absmax / 127.0;
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let inverse = if scale >= SCALE_MIN { 1.0 / scale } else { 0.0 };
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(values) {
         *code = (v * inverse).round_ties_even() as i8;

@@ -3,7 +3,11 @@
 use half::{bf16, f16};
 
 use super::BlockRun;
-use crate::{block::BLOCK, spec::Bits, topk::APPEND};
+use crate::{
+    block::{BLOCK, SCALE_MIN},
+    spec::Bits,
+    topk::APPEND,
+};
 
 pub fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
     y.fill(0.0);
@@ -18,7 +22,7 @@ pub fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
 pub fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
     let absmax = values.iter().fold(0.0_f32, |m, v| v.abs().max(m));
     let scale = absmax / 127.0;
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let inverse = if scale >= SCALE_MIN { 1.0 / scale } else { 0.0 };
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(values) {
         *code = (v * inverse).round_ties_even() as i8;

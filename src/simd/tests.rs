@@ -16,6 +16,9 @@ fn halves(values: &[f32]) -> Vec<f16> {
 }
 
 fn twins() -> Vec<Simd> {
+    for name in std::env::var("REQUIRE").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+        assert!(Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
+    }
     let mut all = Simd::available();
     all.remove(0);
     if all.is_empty() {

@@ -58,9 +58,10 @@ pub fn limit_threads(threads: Option<u16>) -> Result<(), CliError> {
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
-    if args.output.is_dir() {
-        return Err(CliError::Io(format!("output: {} is a folder", args.output.display())));
-    }
+    let mut inputs = vec![args.base.as_path()];
+    inputs.extend(args.train_queries.as_deref());
+    inputs.extend(args.ids.as_deref());
+    report::check_output("--output", &args.output, None, &inputs)?;
     let base = report::vectors("BASE", &args.base)?;
     let queries = args.train_queries.as_deref().map(|p| report::vectors("--train-queries", p)).transpose()?;
     let ids = args.ids.as_deref().map(io::read_ids).transpose()?;

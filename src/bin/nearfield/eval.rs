@@ -89,7 +89,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         }
     }
     // Refused here with the library's words, before any is searched.
-    let first = SearchParams::new(args.k).n_probe(1).n_rerank(args.k.max(1)).threads(1);
+    let first = SearchParams::new(args.k.min(index.len())).n_probe(1).threads(1);
     searcher.search(queries.slice(s![..queries.nrows().min(1), ..]), first)?;
     let truth = io::read_ids(&args.truth)?;
     let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
@@ -103,7 +103,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         Batch::All => n,
         Batch::Of(size) => size.min(n),
     };
-    let threads = args.threads.map_or_else(rayon::current_num_threads, usize::from);
+    // A single query runs on the calling thread.
+    let threads = if batch == 1 { 1 } else { rayon::current_num_threads() };
     let options = |given: &[usize]| -> Vec<Option<usize>> {
         if given.is_empty() { vec![None] } else { given.iter().copied().map(Some).collect() }
     };
@@ -126,7 +127,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             let mut params = SearchParams::new(args.k);
             params.n_probe = n_probe;
             params.n_rerank = n_rerank;
-            params.threads = if threads == 1 || batch == 1 { 1 } else { 0 };
+            params.threads = if threads == 1 { 1 } else { 0 };
             let effort = searcher.effort(params);
             report::say_clamped(&index, params, effort);
             let measured = measure(&searcher, queries.view(), batch, params)?;
@@ -152,29 +153,22 @@ fn measure(
     batch: usize,
     params: SearchParams,
 ) -> Result<Measured, CliError> {
-    let (n, k) = (queries.nrows(), params.k);
-    let mut hits = Hits { ids: Array2::zeros((n, k)), scores: Array2::zeros((n, k)) };
+    let n = queries.nrows();
+    // The warm-up run, whose results count.
+    let mut hits = searcher.search(queries, params)?;
     let mut runs = Vec::new();
     let mut calls = Vec::new();
     let since = Instant::now();
-    let mut warm = false;
     while runs.len() < RUNS_MIN || since.elapsed() < MEASURED {
         let run = Instant::now();
         for start in (0..n).step_by(batch) {
             let end = n.min(start + batch);
             let call = Instant::now();
             let found = searcher.search(queries.slice(s![start..end, ..]), params)?;
-            if warm {
-                calls.push(call.elapsed());
-            } else {
-                hits.ids.slice_mut(s![start..end, ..]).assign(&found.ids);
-                hits.scores.slice_mut(s![start..end, ..]).assign(&found.scores);
-            }
+            calls.push(call.elapsed());
+            hits.ids.slice_mut(s![start..end, ..]).assign(&found.ids);
         }
-        if warm {
-            runs.push(run.elapsed().as_secs_f64());
-        }
-        warm = true;
+        runs.push(run.elapsed().as_secs_f64());
     }
     runs.sort_by(f64::total_cmp);
     calls.sort();

@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
-    let index = Index::open(&args.index)?;
+    let index = report::named(&args.index, Index::open(&args.index))?;
     let mut sizes = index.list_sizes();
     sizes.sort_unstable();
     let (least, middle, most) = (sizes[0], sizes[sizes.len() / 2], sizes[sizes.len() - 1]);
@@ -63,8 +63,8 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
 
 pub fn verify(args: &Args, json: bool) -> Result<(), CliError> {
     let since = Instant::now();
-    let index = Index::open(&args.index)?;
-    index.verify()?;
+    let index = report::named(&args.index, Index::open(&args.index))?;
+    report::named(&args.index, index.verify())?;
     let took = since.elapsed();
     let n = index.tensors().len();
     if json {

@@ -8,7 +8,9 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nearfield::{Device, DeviceError, Effort, Index, Progress, SearchParams, Searcher, io::VectorFile};
+use nearfield::{
+    Device, DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, io::VectorFile,
+};
 
 use crate::error::CliError;
 
@@ -101,6 +103,37 @@ pub fn bytes(n: usize) -> String {
     }
 }
 
+/// Refuses an output that cannot be written, before any work is done: one that is an input, lies in a folder
+/// that does not exist, or has not the extension asked for.
+pub fn check_output(
+    argument: &str,
+    path: &Path,
+    extension: Option<&str>,
+    inputs: &[&Path],
+) -> Result<(), CliError> {
+    let shown = path.display();
+    if let Some(expected) = extension
+        && path.extension().is_none_or(|e| !e.eq_ignore_ascii_case(expected))
+    {
+        return Err(CliError::Usage(format!(
+            "{argument}: expected a file ending in .{expected}, got {shown}"
+        )));
+    }
+    if path.is_dir() {
+        return Err(CliError::Io(format!("{argument}: {shown} is a folder")));
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(CliError::Io(format!("{argument}: folder {} does not exist", folder.display())));
+    }
+    let same =
+        |input: &&&Path| matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    match inputs.iter().find(same) {
+        Some(_) => Err(CliError::Usage(format!("{argument}: {shown} is an input, which would be lost"))),
+        None => Ok(()),
+    }
+}
+
 /// Opens vectors and names the argument in the error.
 pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
     VectorFile::open(path).map_err(|e| match CliError::from(e) {
@@ -110,10 +143,18 @@ pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
     })
 }
 
+/// Names the index file in the error.
+pub fn named<T>(path: &Path, opened: Result<T, OpenError>) -> Result<T, CliError> {
+    opened.map_err(|e| match e {
+        OpenError::Io { .. } => CliError::from(e),
+        _ => CliError::Input(format!("INDEX: {}: {e}", path.display())),
+    })
+}
+
 /// Opens an index and a searcher, and says which device is used.
 pub fn searcher(index: &Path, device: &str, load: bool) -> Result<(Index, Searcher), CliError> {
     let device: Device = device.parse()?;
-    let index = if load { Index::load(index)? } else { Index::open(index)? };
+    let index = named(index, if load { Index::load(index) } else { Index::open(index) })?;
     let searcher = index.searcher(device).map_err(|e: DeviceError| CliError::Device(e))?;
     eprintln!("device: {}", searcher.device());
     Ok((index, searcher))

@@ -66,6 +66,11 @@ impl<V: Vectors> Vectors for Window<'_, V> {
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
+    for (argument, path) in [("--output", &args.output), ("--scores", &args.scores)] {
+        if let Some(path) = path {
+            report::check_output(argument, path, Some("npy"), &[&args.index, &args.queries])?;
+        }
+    }
     let (index, searcher) = report::searcher(&args.index, &args.device, args.load)?;
     let queries = report::vectors("QUERIES", &args.queries)?;
     let mut params = SearchParams::new(args.k);

@@ -33,6 +33,7 @@ pub struct Args {
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
+    report::check_output("--output", &args.output, Some("npy"), &[&args.base, &args.queries])?;
     let base = report::vectors("BASE", &args.base)?;
     let queries = report::vectors("QUERIES", &args.queries)?;
     let names = args.ids.as_deref().map(io::read_ids).transpose()?;

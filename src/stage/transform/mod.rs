@@ -75,11 +75,12 @@ impl TrainedPca {
 
 /// Trains W on `queries`, `[n, d]` row-major.
 pub(crate) fn train(queries: &[f32], d: usize, s: usize, rng: &mut ChaCha8Rng) -> TrainedPca {
-    // Pieces are summed in order, so the result does not depend on the number of threads; at most a
-    // handful of d × d pieces exist at once.
+    // Pieces are summed in order, so the result does not depend on the number of threads; few d × d pieces
+    // exist at once, one where they are large.
+    let at_once = if d > 512 { 2 } else { 8 };
     let mut moment = vec![0.0; d * d];
     let pieces: Vec<&[f32]> = queries.chunks(CHUNK * d).collect();
-    for batch in pieces.chunks(4) {
+    for batch in pieces.chunks(at_once) {
         let sums: Vec<Vec<f32>> = batch
             .par_iter()
             .map(|piece| {
