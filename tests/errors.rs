@@ -66,8 +66,7 @@ fn shapes_that_do_not_fit() {
         BuildError::Vectors(VectorError::DimRange { .. })
     ));
     let base = made(50, 8, 1);
-    for (spec, token, given) in
-        [("IVF51,Flat", "IVF", 51), ("PCA9,Flat", "PCA", 9), ("IVF2,RRR16", "RRR", 8)]
+    for (spec, token, given) in [("IVF51,Flat", "IVF", 51), ("PCA9,Flat", "PCA", 9), ("IVF2,RRR16", "RRR", 8)]
     {
         match build_error(spec, Metric::L2, &base) {
             BuildError::Spec(SpecError::Range { token: t, given: g, .. }) => {

@@ -218,8 +218,11 @@ fn tensors_at_odd_addresses_are_refused_or_read() {
         let good = fs::read(&path).unwrap();
         for spaces in 1..8 {
             let shifted = with_header(&good, |text| text + &" ".repeat(spaces));
-            let error = try_file(&path, &shifted, &queries).unwrap_err().to_string();
-            assert!(error.contains("not aligned") || error.contains("expected"), "{spec}: {error}");
+            // Four bytes on, f32 stands aligned again: such a file may open, and searching it is safe.
+            match try_file(&path, &shifted, &queries) {
+                Ok(()) => assert_eq!(spaces, 4, "{spec}"),
+                Err(error) => assert!(error.to_string().contains("not aligned"), "{spec}: {error}"),
+            }
         }
     }
 }

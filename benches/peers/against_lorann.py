@@ -7,7 +7,7 @@
 
 Both hold their index in memory (lorann's build leaves it there; nearfield's file is loaded, not mapped).
 Every configuration is built once. Then both engines sweep their search parameters in turns, --rounds times.
-Recall@10 counts ids; speeds are medians over the rounds; the table interpolates (log speed against recall)
+Recall@10 counts ids (nearfield's with f32 rows also near-ties); speeds are medians over the rounds; the table interpolates (log speed against recall)
 on each engine's best curve over all its configurations. lorann stores f32 rows (its package from PyPI is compiled
 without half precision), so nearfield is shown with f32 rows as well as with f16.
 """

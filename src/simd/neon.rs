@@ -1,8 +1,8 @@
 //! NEON: four vectors a register, four registers a block row.
 //!
 //! [`dot`] uses the `sdot` instruction through inline assembly (its intrinsic is not stable in Rust);
-//! [`plain`] makes it of widening multiplications: with |q| and |code| at most 127 the two products added in
-//! 16 bits reach 2·127·127 = 32 258 < 2¹⁵. Codes are taken back to signed bytes by flipping the top bit.
+//! [`plain`] makes it of widening multiplications: single products in 16 bits, at most 127·128 = 16 256 < 2¹⁵, whose
+//! pairs are added in 32. Codes are taken back to signed bytes by flipping the top bit.
 
 use std::arch::aarch64::*;
 
