@@ -6,8 +6,9 @@ use ndarray::{Array2, s};
 use nearfield::{Device, Index, Metric, SearchParams};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // 20 000 vectors of 64 dimensions; yours come from an embedding model.
-    let base = Array2::from_shape_fn((20_000, 64), |(i, j)| ((i * 31 + j * j * 17) as f32).sin());
+    // 20 000 vectors of 64 dimensions, made up; yours come from an embedding model.
+    let noise = |x: usize| ((x as f32 * 12.9898).sin() * 43_758.547).fract();
+    let base = Array2::from_shape_fn((20_000, 64), |(i, j)| noise(i * 64 + j) / (1 + j) as f32);
 
     // The specification names the stages: reduce to 32 dimensions, cut into 128 lists, score by
     // reduced-rank regression, rerank the best on half-precision rows.

@@ -5,22 +5,22 @@
 use ndarray::Array2;
 use nearfield::{Device, Index, Metric, SearchParams, eval};
 
-/// Rows whose energy sits in the first half of the dimensions, or with `query` in the second half.
-fn rows(n: usize, seed: usize, query: bool) -> Array2<f32> {
+/// Made-up rows whose energy sits in the first half of the dimensions, or with `query` in the second half.
+fn rows(n: usize, start: usize, query: bool) -> Array2<f32> {
+    let noise = |x: usize| ((x as f32 * 12.9898).sin() * 43_758.547).fract();
     Array2::from_shape_fn((n, 64), |(i, j)| {
-        let noise = ((i * 131 + seed * 7919) as f32 * 0.37 + (j * j) as f32 * 1.7).sin();
         let strong = (j >= 32) == query;
-        noise * if strong { 3.0 } else { 0.3 }
+        noise((start + i) * 64 + j) * if strong { 3.0 } else { 0.3 }
     })
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let base = rows(20_000, 1, false);
-    let (sample, queries) = (rows(5_000, 2, true), rows(200, 3, true));
+    let base = rows(20_000, 0, false);
+    let (sample, queries) = (rows(5_000, 20_000, true), rows(200, 25_000, true));
     let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 10, |_, _| ())?;
     let (sample, queries) = (sample.view(), queries.view());
 
-    let spec = "PCA24,IVF64,RRR16,Refine(f32)".parse()?;
+    let spec = "PCA40,IVF64,RRR16,Refine(f32)".parse()?;
     for trained_on in ["points", "queries"] {
         let mut builder = Index::builder(spec).metric(Metric::Ip);
         if trained_on == "queries" {

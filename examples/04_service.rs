@@ -12,7 +12,8 @@ use ndarray::{Array2, Axis};
 use nearfield::{Device, Index, Metric, SearchParams};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let base = Array2::from_shape_fn((50_000, 64), |(i, j)| ((i * 31 + j * j * 17) as f32).sin());
+    let noise = |x: usize| ((x as f32 * 12.9898).sin() * 43_758.547).fract();
+    let base = Array2::from_shape_fn((50_000, 64), |(i, j)| noise(i * 64 + j) / (1 + j) as f32);
     let index =
         Index::builder("PCA32,IVF256,RRR16,Refine(f16)".parse()?).metric(Metric::L2).build(base.view())?;
     // Send + Sync: shared by reference, no lock around it.

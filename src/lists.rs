@@ -35,6 +35,7 @@ impl Ids {
 pub(crate) struct Lists {
     offsets: Option<View<u64>>,
     n: usize,
+    n_empty: usize,
     ids: Ids,
 }
 
@@ -80,7 +81,8 @@ impl Lists {
         {
             return Err(value(IDS, format!("expected ids below {NO_ID}, which stands for no neighbour")));
         }
-        Ok(Self { offsets, n, ids })
+        let n_empty = offsets.as_ref().map_or(0, |o| o.windows(2).filter(|w| w[0] == w[1]).count());
+        Ok(Self { offsets, n, n_empty, ids })
     }
 
     /// Number of lists.
@@ -98,6 +100,11 @@ impl Lists {
                     ..usize::try_from(offsets[list + 1]).unwrap_or(self.n)
             }
         }
+    }
+
+    /// Lists without a point. Many equal points leave some: they must not use up a query's probes.
+    pub fn n_empty(&self) -> usize {
+        self.n_empty
     }
 
     /// Ids by position.

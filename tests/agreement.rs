@@ -89,6 +89,32 @@ fn zero_rows_and_zero_queries() {
 }
 
 #[test]
+fn duplicates_are_found_in_spite_of_empty_lists() {
+    for share in [2, 1] {
+        let mut base = made(600, 20, 9);
+        let first = base.row(0).to_owned();
+        base.outer_iter_mut().step_by(share).for_each(|mut row| row.assign(&first));
+        let query = first.insert_axis(Axis(0));
+        for spec in ["IVF64,Flat", "IVF64,RRR16,Refine(f32)"] {
+            for metric in METRICS {
+                let index = build(spec, metric, base.view());
+                let params = SearchParams::new(5).n_probe(2).n_rerank(10);
+                for device in devices().into_iter().chain([Device::Reference]) {
+                    let hits = search(&index, device, query.view(), params);
+                    let found = hits.ids.iter().filter(|&&id| id != NO_ID).count();
+                    assert_eq!(found, 5, "{spec} {metric} {device:?}, one row in {share} alike");
+                    if metric != Metric::Ip {
+                        assert!(
+                            hits.ids.iter().all(|&id| base.row(usize::try_from(id).unwrap()) == query.row(0))
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn results_are_padded() {
     let base = made(7, 16, 6);
     for spec in ["Flat", "IVF2,RRR16,Refine(f16)"] {

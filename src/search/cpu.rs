@@ -70,7 +70,12 @@ fn one<V: Vectors>(
     match &model.router {
         Some(router) => {
             let n_probe = request.effort.n_probe;
-            router::cpu::route(simd, router, &query.blocks, n_probe, &mut scratch.routed, &mut scratch.lists);
+            let asked = (n_probe + model.lists.n_empty()).min(model.lists.len());
+            router::cpu::route(simd, router, &query.blocks, asked, &mut scratch.routed, &mut scratch.lists);
+            if model.lists.n_empty() > 0 {
+                scratch.lists.retain(|&list| !model.lists.range(list as usize).is_empty());
+                scratch.lists.truncate(n_probe);
+            }
         }
         None => {
             scratch.lists.clear();

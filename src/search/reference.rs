@@ -31,7 +31,11 @@ pub(super) fn search<V: Vectors>(
         let blocks =
             BlockQuery::quantise_reference(reduced[0], &reduced[1..], reduced.len().next_multiple_of(8));
         let lists = match &model.router {
-            Some(router) => router::reference::route(router, &blocks, request.effort.n_probe),
+            Some(router) => {
+                let all = router::reference::route(router, &blocks, model.lists.len());
+                let filled = all.into_iter().filter(|&list| !model.lists.range(list).is_empty());
+                filled.take(request.effort.n_probe).collect()
+            }
             None => vec![0],
         };
         let mut found: Vec<(f32, u64, u32)> = Vec::new();

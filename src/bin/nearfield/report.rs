@@ -122,6 +122,9 @@ pub fn check_output(
     if path.is_dir() {
         return Err(CliError::Io(format!("{argument}: {shown} is a folder")));
     }
+    if path.exists() && !path.is_file() {
+        return Err(CliError::Io(format!("{argument}: {shown} is not a regular file")));
+    }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(CliError::Io(format!("{argument}: folder {} does not exist", folder.display())));
