@@ -2,25 +2,34 @@
 
 use std::{fmt, str::FromStr};
 
+#[cfg(feature = "gpu")]
+use crate::gpu::{Gpu, GpuError, GpuOptions};
 use crate::simd::Simd;
 
 /// A device to search on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
-    /// The fastest one that can be used; [`Searcher::device`](crate::Searcher::device) says which and why.
+    /// A hardware GPU if there is one that can be used, else the CPU;
+    /// [`Searcher::device`](crate::Searcher::device) says which and why.
     #[default]
     Auto,
     /// The CPU with the best instruction set it has.
     Cpu,
     /// The CPU with one instruction set: a lower one than the best, for comparison.
     CpuWith(Simd),
+    /// A GPU, opened for this searcher.
+    #[cfg(feature = "gpu")]
+    Gpu(GpuOptions),
+    /// A GPU opened before, shared with other searchers: kernels are compiled once.
+    #[cfg(feature = "gpu")]
+    OpenGpu(Gpu),
     /// The plain implementation that says what every other one means; slow.
     Reference,
 }
 
 impl Device {
-    /// The fastest device that can be used.
+    /// A GPU if there is one, else the CPU.
     #[must_use]
     pub fn auto() -> Self {
         Self::Auto
@@ -30,6 +39,20 @@ impl Device {
     #[must_use]
     pub fn cpu() -> Self {
         Self::Cpu
+    }
+
+    /// The best hardware GPU.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn gpu() -> Self {
+        Self::Gpu(GpuOptions::default())
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl From<Gpu> for Device {
+    fn from(gpu: Gpu) -> Self {
+        Self::OpenGpu(gpu)
     }
 }
 
@@ -44,17 +67,22 @@ pub enum DeviceError {
         given: String,
     },
     /// This build has no backend for the device.
-    #[error("device `{given}`: this version searches on the CPU only; expected {}", DeviceError::names())]
+    #[error("device `{given}`: this build lacks the feature `gpu`; expected {}", DeviceError::names())]
     Unsupported {
         /// What was given.
         given: String,
     },
+    /// The GPU cannot be used.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
 }
 
 impl DeviceError {
     fn names() -> String {
         let tokens: Vec<String> = Simd::available().iter().map(|t| format!("cpu:{}", t.name())).collect();
-        format!("auto, cpu, reference, or one of {}", tokens.join(", "))
+        let gpu = if cfg!(feature = "gpu") { "gpu, gpu:NAME, " } else { "" };
+        format!("auto, cpu, {gpu}reference, or one of {}", tokens.join(", "))
     }
 }
 
@@ -67,6 +95,13 @@ impl FromStr for Device {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "reference" => Ok(Self::Reference),
+            #[cfg(feature = "gpu")]
+            "gpu" => Ok(Self::gpu()),
+            #[cfg(feature = "gpu")]
+            _ if s.starts_with("gpu:") => {
+                Ok(Self::Gpu(GpuOptions { name: Some(s[4..].to_owned()), ..GpuOptions::default() }))
+            }
+            #[cfg(not(feature = "gpu"))]
             _ if s == "gpu" || s.starts_with("gpu:") => Err(DeviceError::Unsupported { given: s.to_owned() }),
             _ => s.strip_prefix("cpu:").and_then(Simd::by_name).map(Self::CpuWith).ok_or_else(unknown),
         }
@@ -76,7 +111,7 @@ impl FromStr for Device {
 /// The device that a searcher uses, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Its name: `cpu:avx512-vnni`, `reference`.
+    /// Its name: `cpu:avx512-vnni`, `gpu:NVIDIA H200`, `reference`.
     pub name: String,
     /// Why this one.
     pub reason: String,
@@ -85,29 +120,5 @@ pub struct DeviceInfo {
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.reason)
-    }
-}
-
-/// How a searcher runs its stages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backend {
-    Cpu(Simd),
-    Reference,
-}
-
-impl Backend {
-    /// The backend for a device.
-    pub fn choose(device: Device) -> (Self, DeviceInfo) {
-        let (backend, reason) = match device {
-            Device::Auto => (Self::Cpu(Simd::detect()), "chosen: this version searches on the CPU only"),
-            Device::Cpu => (Self::Cpu(Simd::detect()), "asked for, best instruction set"),
-            Device::CpuWith(simd) => (Self::Cpu(simd), "asked for by name"),
-            Device::Reference => (Self::Reference, "asked for"),
-        };
-        let name = match backend {
-            Self::Cpu(simd) => format!("cpu:{}", simd.name()),
-            Self::Reference => "reference".to_owned(),
-        };
-        (backend, DeviceInfo { name, reason: reason.to_owned() })
     }
 }

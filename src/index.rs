@@ -47,6 +47,17 @@ pub(crate) struct Model {
     pub refine: Option<RowStore>,
 }
 
+#[cfg(feature = "gpu")]
+impl Model {
+    /// Dimensions that router and scorer see.
+    pub fn scored_dims(&self) -> usize {
+        match self.spec.transform {
+            Some(TransformSpec::Pca { dims }) => dims.unwrap_or(self.dim),
+            None => self.dim,
+        }
+    }
+}
+
 /// What an index consists of, for display.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {

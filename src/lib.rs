@@ -28,12 +28,15 @@
 //!
 //! # Features
 //! - `cli` (default): the `nearfield` command.
+//! - `gpu` (default): searching on GPUs through wgpu (Vulkan, Metal, DX12).
 
 mod block;
 mod build;
 mod device;
 pub mod eval;
 mod format;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod index;
 pub mod io;
 mod lists;
@@ -50,6 +53,8 @@ mod vectors;
 pub use build::{BuildError, IndexBuilder, Progress};
 pub use device::{Device, DeviceError, DeviceInfo};
 pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION};
+#[cfg(feature = "gpu")]
+pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, KernelTime, Profile, Tier};
 pub use index::{Index, TensorInfo};
 pub use metric::{Metric, MetricError};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};

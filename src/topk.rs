@@ -25,7 +25,8 @@ pub(crate) fn order_key(score: f32) -> u32 {
     if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
 }
 
-fn key_score(key: u32) -> f32 {
+/// The score of a key.
+pub(crate) fn key_score(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
 }
 

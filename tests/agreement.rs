@@ -17,7 +17,7 @@ fn all_specs_agree_with_the_reference() {
                 let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
                 let want = search(&index, Device::Reference, queries.view(), params);
                 for device in devices() {
-                    let got = search(&index, device, queries.view(), params);
+                    let got = search(&index, device.clone(), queries.view(), params);
                     assert_agree(&got, &want, &format!("{spec} {metric} {device:?} {params:?}"));
                 }
             }
@@ -40,7 +40,7 @@ fn edge_shapes_agree_with_the_reference() {
                     let params = SearchParams::new(k).n_probe(1 + n / 20);
                     let want = search(&index, Device::Reference, queries.view(), params);
                     for device in devices() {
-                        let got = search(&index, device, queries.view(), params);
+                        let got = search(&index, device.clone(), queries.view(), params);
                         assert_agree(&got, &want, &format!("{spec} {metric} {n}×{d} k={k} {device:?}"));
                     }
                 }
@@ -59,7 +59,7 @@ fn ties_go_to_lower_ids() {
             let index = build(spec, metric, base.view());
             for device in devices().into_iter().chain([Device::Reference]) {
                 let params = SearchParams::new(20).n_probe(3).n_rerank(20);
-                let hits = search(&index, device, one.view(), params);
+                let hits = search(&index, device.clone(), one.view(), params);
                 let want: Vec<u64> = (0..20).collect();
                 assert_eq!(hits.ids.row(0).to_vec(), want, "{spec} {metric} {device:?}");
             }
@@ -81,7 +81,7 @@ fn zero_rows_and_zero_queries() {
             let params = SearchParams::new(15).n_probe(50).n_rerank(50);
             let want = search(&index, Device::Reference, zero.view(), params);
             for device in devices() {
-                let got = search(&index, device, zero.view(), params);
+                let got = search(&index, device.clone(), zero.view(), params);
                 assert_agree(&got, &want, &format!("{spec} {metric} {device:?}"));
             }
         }
@@ -100,7 +100,7 @@ fn duplicates_are_found_in_spite_of_empty_lists() {
                 let index = build(spec, metric, base.view());
                 let params = SearchParams::new(5).n_probe(2).n_rerank(10);
                 for device in devices().into_iter().chain([Device::Reference]) {
-                    let hits = search(&index, device, query.view(), params);
+                    let hits = search(&index, device.clone(), query.view(), params);
                     let found = hits.ids.iter().filter(|&&id| id != NO_ID).count();
                     assert_eq!(found, 5, "{spec} {metric} {device:?}, one row in {share} alike");
                     if metric != Metric::Ip {

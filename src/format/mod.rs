@@ -90,6 +90,40 @@ impl<T: Element> Deref for View<T> {
     }
 }
 
+#[cfg(feature = "gpu")]
+impl<T> View<T> {
+    /// Its bytes, to be copied elsewhere.
+    pub fn tensor_bytes(&self) -> TensorBytes {
+        TensorBytes { image: self.image.clone(), bytes: self.bytes.clone() }
+    }
+}
+
+/// Some bytes of an image.
+#[cfg(feature = "gpu")]
+#[derive(Clone)]
+pub(crate) struct TensorBytes {
+    image: Arc<Image>,
+    bytes: Range<usize>,
+}
+
+#[cfg(feature = "gpu")]
+impl TensorBytes {
+    /// A part of them.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let start = self.bytes.start;
+        Self { image: self.image.clone(), bytes: start + range.start..start + range.end }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Deref for TensorBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.image.bytes[self.bytes.clone()]
+    }
+}
+
 /// Memory for an image, zeroed, in huge pages where the system has them: rows and lists lie anywhere in it, and
 /// with small pages each costs an address translation more.
 fn anonymous(length: usize) -> std::io::Result<memmap2::MmapMut> {

@@ -4,15 +4,20 @@
 //! scratch memory it needs from a pool and gives it back.
 
 mod cpu;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod reference;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{Array2, ArrayView2};
 
+#[cfg(feature = "gpu")]
+use crate::gpu::{Gpu, GpuError, Profile};
 use crate::{
-    device::{Backend, Device, DeviceError, DeviceInfo},
+    device::{Device, DeviceError, DeviceInfo},
     index::Model,
+    simd::Simd,
     topk::NO_ID,
     train::kmeans::normalise,
     vectors::{VectorError, Vectors, check_row, check_shape},
@@ -109,6 +114,13 @@ pub enum SearchError {
     /// No thread pool could be made.
     #[error("threads: {0}")]
     Threads(String),
+    /// The GPU failed, or is gone.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The device has no clock of its own.
+    #[error("profile: {0} has no timestamps by kernel; GPUs with timestamp queries do")]
+    NoProfile(String),
 }
 
 /// Places of one result, at most: 12 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
@@ -133,9 +145,62 @@ pub struct Searcher {
     scratch: Mutex<Vec<cpu::Scratch>>,
 }
 
+/// How a searcher runs its stages.
+enum Backend {
+    Host(Host),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<gpu::GpuSearcher>),
+}
+
+/// Backends that search query by query, on any number of threads.
+#[derive(Clone, Copy)]
+enum Host {
+    Cpu(Simd),
+    Reference,
+}
+
+impl Backend {
+    /// The backend for a device, and why it was taken.
+    fn choose(model: &Model, device: Device) -> Result<(Self, DeviceInfo), DeviceError> {
+        let cpu = |simd: Simd, reason: String| {
+            (Self::Host(Host::Cpu(simd)), DeviceInfo { name: format!("cpu:{}", simd.name()), reason })
+        };
+        Ok(match device {
+            #[cfg(feature = "gpu")]
+            Device::Auto => {
+                match Gpu::open(&crate::gpu::GpuOptions::default()).and_then(|gpu| Self::gpu(model, gpu, "chosen")) {
+                    Ok(chosen) => chosen,
+                    Err(e) => cpu(Simd::detect(), format!("chosen: {e}")),
+                }
+            }
+            #[cfg(not(feature = "gpu"))]
+            Device::Auto => cpu(Simd::detect(), "chosen: this build lacks the feature `gpu`".to_owned()),
+            Device::Cpu => cpu(Simd::detect(), "asked for, best instruction set".to_owned()),
+            Device::CpuWith(simd) => cpu(simd, "asked for by name".to_owned()),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(options) => Self::gpu(model, Gpu::open(&options)?, "asked for")?,
+            #[cfg(feature = "gpu")]
+            Device::OpenGpu(gpu) => Self::gpu(model, gpu, "asked for")?,
+            Device::Reference => {
+                let info = DeviceInfo { name: "reference".to_owned(), reason: "asked for".to_owned() };
+                (Self::Host(Host::Reference), info)
+            }
+        })
+    }
+
+    #[cfg(feature = "gpu")]
+    fn gpu(model: &Model, gpu: Gpu, reason: &str) -> Result<(Self, DeviceInfo), GpuError> {
+        let name = format!("gpu:{}", gpu.adapter().name);
+        let about = format!("{reason}, {}, tier {}", gpu.adapter().backend, gpu.tier());
+        let searcher = gpu::GpuSearcher::new(model, gpu)?;
+        let reason = about + &searcher.note();
+        Ok((Self::Gpu(Box::new(searcher)), DeviceInfo { name, reason }))
+    }
+}
+
 impl Searcher {
     pub(crate) fn new(model: Arc<Model>, device: Device) -> Result<Self, DeviceError> {
-        let (backend, device) = Backend::choose(device);
+        let (backend, device) = Backend::choose(&model, device)?;
         Ok(Self { model, backend, device, scratch: Mutex::new(Vec::new()) })
     }
 
@@ -172,6 +237,39 @@ impl Searcher {
     /// # Errors
     /// As [`Searcher::search`].
     pub fn search_vectors(&self, queries: &impl Vectors, params: SearchParams) -> Result<Hits, SearchError> {
+        self.run_all(
+            queries,
+            params,
+            #[cfg(feature = "gpu")]
+            None,
+        )
+    }
+
+    /// A search, and where its time on the GPU went. Kernels then run one after the other, so the search as a whole
+    /// takes a little longer.
+    ///
+    /// # Errors
+    /// As [`Searcher::search`], and [`SearchError::NoProfile`] where the device has no timestamps.
+    #[cfg(feature = "gpu")]
+    pub fn profile(
+        &self,
+        queries: &impl Vectors,
+        params: SearchParams,
+    ) -> Result<(Hits, Profile), SearchError> {
+        if !matches!(&self.backend, Backend::Gpu(gpu) if gpu.has_timestamps()) {
+            return Err(SearchError::NoProfile(self.device.name.clone()));
+        }
+        let mut profile = Profile::default();
+        let hits = self.run_all(queries, params, Some(&mut profile))?;
+        Ok((hits, profile))
+    }
+
+    fn run_all(
+        &self,
+        queries: &impl Vectors,
+        params: SearchParams,
+        #[cfg(feature = "gpu")] profile: Option<&mut Profile>,
+    ) -> Result<Hits, SearchError> {
         let (n, d, k) = (queries.n_rows(), queries.dim(), params.k);
         check_shape("queries", n, d, Some(self.model.dim))?;
         for (name, value) in [("k", Some(k)), ("n_probe", params.n_probe), ("n_rerank", params.n_rerank)] {
@@ -184,10 +282,20 @@ impl Searcher {
         let scores = filled(n, k, self.model.metric.worst_score());
         let (Some(mut ids), Some(mut scores)) = (ids, scores) else { return Err(too_large) };
         let request = Request { queries, effort: self.effort(params), k };
+        let host = match &self.backend {
+            Backend::Host(host) => *host,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                if let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) {
+                    gpu.search(&self.model, &request, ids, scores, profile)?;
+                }
+                return Ok(Hits { ids, scores });
+            }
+        };
         if n == 1 || params.threads == 1 {
-            self.run(&request, 0, ids.as_slice_mut(), scores.as_slice_mut())?;
+            self.run(host, &request, 0, ids.as_slice_mut(), scores.as_slice_mut())?;
         } else {
-            let mut spread = || self.spread(&request, &mut ids, &mut scores);
+            let mut spread = || self.spread(host, &request, &mut ids, &mut scores);
             match params.threads {
                 0 => spread()?,
                 threads => rayon::ThreadPoolBuilder::new()
@@ -202,6 +310,7 @@ impl Searcher {
 
     fn spread<V: Vectors>(
         &self,
+        host: Host,
         request: &Request<'_, V>,
         ids: &mut Array2<u64>,
         scores: &mut Array2<f32>,
@@ -215,7 +324,7 @@ impl Searcher {
         ids.par_chunks_mut(width)
             .zip(scores.par_chunks_mut(width))
             .enumerate()
-            .map(|(piece, (ids, scores))| self.run(request, piece * rows, Some(ids), Some(scores)))
+            .map(|(piece, (ids, scores))| self.run(host, request, piece * rows, Some(ids), Some(scores)))
             // The first error in query order, whichever thread met one first.
             .collect::<Vec<_>>()
             .into_iter()
@@ -225,15 +334,16 @@ impl Searcher {
     /// Searches the queries from row `first` on, as many as `ids` has room for.
     fn run<V: Vectors>(
         &self,
+        host: Host,
         request: &Request<'_, V>,
         first: usize,
         ids: Option<&mut [u64]>,
         scores: Option<&mut [f32]>,
     ) -> Result<(), SearchError> {
         let (Some(ids), Some(scores)) = (ids, scores) else { return Ok(()) };
-        match self.backend {
-            Backend::Reference => reference::search(&self.model, request, first, ids, scores),
-            Backend::Cpu(simd) => {
+        match host {
+            Host::Reference => reference::search(&self.model, request, first, ids, scores),
+            Host::Cpu(simd) => {
                 let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 let mut scratch = pooled.unwrap_or_default();
                 let done = cpu::search(&self.model, simd, request, first, ids, scores, &mut scratch);

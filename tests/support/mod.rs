@@ -63,12 +63,42 @@ pub fn search(index: &Index, device: Device, queries: ArrayView2<'_, f32>, param
     index.searcher(device).unwrap().search(queries, params).unwrap()
 }
 
-/// All devices that must agree with the reference; `REQUIRE=avx2,avx512-vnni` fails where one is missing.
+/// All devices that must agree with the reference; `REQUIRE=avx2,avx512-vnni,gpu` fails where one is missing.
 pub fn devices() -> Vec<Device> {
     for name in std::env::var("REQUIRE").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
-        assert!(Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
+        assert!(name == "gpu" || Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
     }
-    Simd::available().into_iter().map(Device::CpuWith).collect()
+    let cpus = Simd::available().into_iter().map(Device::CpuWith);
+    #[cfg(feature = "gpu")]
+    return cpus.chain(gpu().map(Device::from)).collect();
+    #[cfg(not(feature = "gpu"))]
+    cpus.collect()
+}
+
+/// The name of the first GPU, in hardware or software. Says so where there is none; fails if `REQUIRE` wants one.
+#[cfg(feature = "gpu")]
+pub fn gpu_name() -> Option<String> {
+    let name = nearfield::Gpu::adapters().into_iter().next().map(|adapter| adapter.name);
+    if name.is_none() {
+        let required = std::env::var("REQUIRE").unwrap_or_default().split(',').any(|name| name == "gpu");
+        assert!(!required, "REQUIRE: this machine has no GPU, not even in software");
+        eprintln!("skipped: no GPU, not even in software (Mesa's lavapipe is one)");
+    }
+    name
+}
+
+/// A GPU of these options, the name filled in.
+#[cfg(feature = "gpu")]
+pub fn gpu_with(options: nearfield::GpuOptions) -> Option<nearfield::Gpu> {
+    let name = Some(gpu_name()?);
+    Some(nearfield::Gpu::open(&nearfield::GpuOptions { name, ..options }).unwrap())
+}
+
+/// The GPU that tests share, so that kernels are compiled once.
+#[cfg(feature = "gpu")]
+pub fn gpu() -> Option<nearfield::Gpu> {
+    static SHARED: std::sync::OnceLock<Option<nearfield::Gpu>> = std::sync::OnceLock::new();
+    SHARED.get_or_init(|| gpu_with(nearfield::GpuOptions { tier: std::env::var("T").ok().map(|t| t.parse().unwrap()), ..Default::default() })).clone()
 }
 
 pub fn embedded(name: &str) -> PathBuf {

@@ -4,4 +4,6 @@
 //! or two address translations, so rows are asked for a few candidates ahead.
 
 pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub(crate) mod reference;

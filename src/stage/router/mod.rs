@@ -5,6 +5,8 @@
 //! by every query, so 1 024 lists of 128 dimensions are 137 KB and stay in the second-level cache.
 
 pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub(crate) mod reference;
 
 use std::sync::Arc;

@@ -13,6 +13,8 @@
 //! Search", NeurIPS 2024, section 4.2.
 
 pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub(crate) mod reference;
 
 use std::sync::Arc;

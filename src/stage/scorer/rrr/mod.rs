@@ -27,6 +27,8 @@
 //! Source: Jääsaari, Hyvönen, Roos, "LoRANN", NeurIPS 2024, sections 3 and 4.
 
 pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub(crate) mod reference;
 pub(crate) mod train;
 

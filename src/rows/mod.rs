@@ -4,6 +4,9 @@
 //! `x_i ≈ min_i + step_i·code_i`. For sq8 the query is prepared once:
 //! `⟨q, x⟩ = ⟨q, min⟩ + Σ (q_i·step_i)·code_i` and `‖q − x‖² = Σ ((q_i − min_i) − step_i·code_i)²`.
 
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use half::f16;

@@ -1,6 +1,4 @@
-//! Scoring by stored vectors, `Flat` and `SQ8`: a list is one stream of `4·s` or `s` bytes a point.
-//!
-//! The meaning of a row's score is [`RowStore::score_reference`].
+//! A list's rows by SIMD, one after the other.
 
 use std::ops::Range;
 

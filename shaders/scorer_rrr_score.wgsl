@@ -1,0 +1,53 @@
+// Scores of a list's points by B, `norm + factor·tB`, kept where they reach their query's floor.
+//
+// A workgroup takes up to 8 slots of a list × up to 256 points, an invocation one point at a time. Reads r + 6 bytes a
+// point (10 for l2) and 8 slots, r + 16 bytes a slot. Grid: one workgroup a unit of work. Integer sums are exact; a
+// score is off by two roundings at most where `fma` is not fused. Twin: `rrr/cpu.rs`.
+@group(0) @binding(0) var<uniform> params: ScanParams;
+@group(0) @binding(1) var<storage, read> runs: array<u32>; // the page's runs of B
+@group(0) @binding(2) var<storage, read> query_codes: array<vec4<u32>>; // [n_slots, query_steps]
+@group(0) @binding(3) var<storage, read> heads: array<Head>; // [n_slots]
+@group(0) @binding(4) var<storage, read> lists: array<vec2<u32>>; // [n_lists + 1]: position, run
+@group(0) @binding(5) var<storage, read> groups: array<u32>;
+@group(0) @binding(6) var<storage, read> slots: array<vec2<u32>>;
+@group(0) @binding(7) var<storage, read_write> candidates: array<vec2<u32>>; // [n_rows, stride]: key, position
+@group(0) @binding(8) var<storage, read_write> states: array<atomic<u32>>; // [n_rows][2]
+
+fn record_of(slot: u32) -> u32 {
+    return slot;
+}
+
+@compute @workgroup_size(64)
+fn scorer_rrr_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
+    let work = find_work(workgroup.y * params.grid_width + workgroup.x);
+    if (work.n_slots == 0u) {
+        return;
+    }
+    open_rows(local_ix, work);
+    let n_blocks = (lists[work.list + 1u].x - work.span.first + 15u) / 16u;
+    let run = (lists[work.list].y - params.run_from) * 16u;
+    let firsts_at = run + n_blocks * params.block_words;
+    let tile_from = work.span.from_position + work.tile * params.tile_points;
+    let tile_to = min(tile_from + params.tile_points, work.span.to_position);
+    for (var position_from = tile_from; position_from < tile_to; position_from += 64u) {
+        let position = position_from + local_ix;
+        let valid = position < tile_to;
+        let ix = position - work.span.first;
+        let at = run + ix / 16u * params.block_words + ix % 16u;
+        let sums = block_products(local_ix, work.slot, work.n_slots, at, params.block_words / 16u, valid);
+        var keys: array<u32, QUERIES>;
+        for (var query = 0u; query < QUERIES; query++) {
+            keys[query] = NO_KEY;
+        }
+        if (valid) {
+            let head = vector_head(firsts_at, n_blocks * 16u, ix, params.has_norm);
+            for (var query = 0u; query < QUERIES; query++) {
+                if (query < work.n_slots) {
+                    let product = select(sums.low[query % 4u], sums.high[query % 4u], query >= 4u);
+                    keys[query] = order_key(block_score(head, heads[work.slot + query], product, params.factor));
+                }
+            }
+        }
+        append(local_ix, position, keys);
+    }
+}

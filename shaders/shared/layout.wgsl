@@ -1,0 +1,114 @@
+// Generated from `src/gpu/layout.rs`; `BLESS=1 cargo test` rewrites it.
+
+struct Head {
+    first: f32,
+    scale: f32,
+    sum: i32,
+    norm: f32,
+}
+
+struct RowState {
+    count: u32,
+    floor: u32,
+}
+
+struct ProjectParams {
+    grid_width: u32,
+    n_rows: u32,
+    d: u32,
+    s: u32,
+    q_stride: u32,
+    y_stride: u32,
+    column_tiles: u32,
+    pad: u32,
+}
+
+struct QuantiseParams {
+    grid_width: u32,
+    n_rows: u32,
+    len: u32,
+    row_stride: u32,
+    steps: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+struct RouterParams {
+    grid_width: u32,
+    n_rows: u32,
+    n_lists: u32,
+    list_tiles: u32,
+    query_steps: u32,
+    block_words: u32,
+    firsts_at: u32,
+    n_places: u32,
+    has_norm: u32,
+    factor: f32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
+struct SelectParams {
+    grid_width: u32,
+    n_rows: u32,
+    stride: u32,
+    keep: u32,
+}
+
+struct SortParams {
+    grid_width: u32,
+    n_rows: u32,
+    stride: u32,
+    len: u32,
+    half_len: u32,
+    n_out: u32,
+    add_norm: u32,
+    pad: u32,
+}
+
+struct RerankParams {
+    grid_width: u32,
+    n_rows: u32,
+    stride: u32,
+    row_groups: u32,
+    page_from: u32,
+    page_to: u32,
+    row_quads: u32,
+    query_quads: u32,
+    dim: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+struct ScanParams {
+    grid_width: u32,
+    n_lists: u32,
+    n_probe: u32,
+    n_probes: u32,
+    probe_from: u32,
+    n_slots: u32,
+    max_tiles: u32,
+    tile_points: u32,
+    page_from: u32,
+    page_to: u32,
+    round_from: u32,
+    round_to: u32,
+    query_steps: u32,
+    query_stride: u32,
+    block_words: u32,
+    has_norm: u32,
+    factor: f32,
+    stride: u32,
+    list_from: u32,
+    run_from: u32,
+    record_words: u32,
+    column_words: u32,
+    column_len: u32,
+    rank: u32,
+    t_stride: u32,
+    row_quads: u32,
+    dim: u32,
+    pad: u32,
+}

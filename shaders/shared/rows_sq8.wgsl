@@ -1,0 +1,8 @@
+// Stored rows of bytes, min + step·code, four values a load: the rows' length is a multiple of 4.
+@group(0) @binding(1) var<storage, read> rows: array<u32>;
+
+// Values 4·quad.. of the page's row `row`.
+fn row_quad(row: u32, quad: u32) -> vec4<f32> {
+    let codes = vec4<f32>(unpack4xU8(rows[row * params.row_quads + quad]));
+    return fma(codes, ranges[quad * 2u + 1u], ranges[quad * 2u]);
+}

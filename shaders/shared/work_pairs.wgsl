@@ -1,0 +1,20 @@
+// Query-major: a workgroup takes one (query, list) pair; slots are the pairs in the order of the queries.
+// Needs: `slots: array<vec2<u32>>`, the routed (key, list) of each query, [n_rows, n_probe].
+
+fn row_of(slot: u32) -> u32 {
+    return slot / params.n_probes;
+}
+
+fn find_work(work_ix: u32) -> Work {
+    let slot = work_ix / params.max_tiles;
+    var work = Work();
+    if (slot >= params.n_slots) {
+        return work;
+    }
+    work.list = slots[row_of(slot) * params.n_probe + params.probe_from + slot % params.n_probes].y;
+    work.span = span_of(work.list);
+    work.tile = work_ix % params.max_tiles;
+    work.slot = slot;
+    work.n_slots = select(0u, 1u, work.tile < tiles_of(work.span));
+    return work;
+}

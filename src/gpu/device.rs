@@ -1,0 +1,531 @@
+//! Adapters, tiers, and an opened device with its kernels.
+//!
+//! | tier | needs | gains |
+//! |---|---|---|
+//! | `floor` | WebGPU's default limits, no feature | everything works |
+//! | `subgroups` | subgroup operations | prefix sums of selection and grouping in registers |
+//! | `subgroups-f16` | and the f16 type | halves read without unpacking |
+//!
+//! Limits are apart from tiers: above the floor tier a device is opened with the adapter's buffer sizes, so that an
+//! index lies in few pages. [`GpuOptions`] asks for less of either, which is how every tier is tested on one machine.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{GpuError, kernel::Access, kernel::Kernel};
+
+/// A storage buffer on the device.
+pub(crate) type Buffer = wgpu::Buffer;
+
+/// What was submitted at once.
+pub(crate) type Submission = wgpu::SubmissionIndex;
+
+/// What a device's kernels may use beyond the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// WebGPU's default limits and no optional feature.
+    Floor,
+    /// Subgroup operations, and the adapter's own limits.
+    Subgroups,
+    /// Subgroup operations and the f16 type.
+    SubgroupsF16,
+}
+
+impl Tier {
+    /// All, lowest first.
+    pub const ALL: [Self; 3] = [Self::Floor, Self::Subgroups, Self::SubgroupsF16];
+
+    fn features(self) -> wgpu::Features {
+        match self {
+            Self::Floor => wgpu::Features::empty(),
+            Self::Subgroups => wgpu::Features::SUBGROUP,
+            Self::SubgroupsF16 => wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16,
+        }
+    }
+
+    fn of(features: wgpu::Features) -> Self {
+        let has = |tier: &&Self| features.contains(tier.features());
+        Self::ALL.iter().rev().find(has).copied().unwrap_or(Self::Floor)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Floor => "floor",
+            Self::Subgroups => "subgroups",
+            Self::SubgroupsF16 => "subgroups-f16",
+        })
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|tier| tier.to_string() == s)
+            .ok_or_else(|| format!("expected floor, subgroups or subgroups-f16, got `{s}`"))
+    }
+}
+
+/// Which GPU to open, and how much of it to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Part of the adapter's name, in any case; the best hardware adapter if not given. Software adapters are used
+    /// only when named.
+    pub name: Option<String>,
+    /// Highest tier to use.
+    pub tier: Option<Tier>,
+    /// Bytes of device memory for an index and its searches; what does not fit streams through. No bound if not given.
+    pub memory: Option<u64>,
+    /// Largest binding to use, in bytes: an index in larger tensors is split into pages.
+    pub max_binding: Option<u64>,
+    /// Most workgroups a dimension.
+    pub max_workgroups: Option<u32>,
+}
+
+/// An adapter of this machine, as `nearfield devices` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdapterSummary {
+    /// Its name.
+    pub name: String,
+    /// Vulkan, Metal or Dx12.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// Best tier.
+    pub tier: Tier,
+    /// Largest storage binding, in bytes.
+    pub max_binding: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Most workgroups a dimension.
+    pub max_workgroups: u32,
+    /// Least and greatest subgroup size.
+    pub subgroup_size: (u32, u32),
+    /// What is missing, and what that costs.
+    pub missing: Vec<String>,
+}
+
+impl AdapterSummary {
+    fn new(adapter: &wgpu::Adapter) -> Self {
+        let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+        let mut missing = Vec::new();
+        if let Some((limit, expected, got)) = below_floor(&limits) {
+            missing.push(format!("{limit} {got} of {expected}: cannot be used"));
+        }
+        if !features.contains(wgpu::Features::SUBGROUP) {
+            missing.push("subgroups: selection sums in workgroup memory".to_owned());
+        } else if !features.contains(wgpu::Features::SHADER_F16) {
+            missing.push("f16: halves are unpacked from words".to_owned());
+        }
+        if !features.contains(wgpu::Features::TIMESTAMP_QUERY) {
+            missing.push("timestamps: no profile by kernel".to_owned());
+        }
+        Self {
+            name: info.name,
+            backend: format!("{:?}", info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete",
+                wgpu::DeviceType::IntegratedGpu => "integrated",
+                wgpu::DeviceType::VirtualGpu => "virtual",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "other",
+            },
+            tier: Tier::of(features),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+            missing,
+        }
+    }
+
+    /// Whether it computes on the CPU.
+    #[must_use]
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+
+    fn rank(&self) -> usize {
+        ["discrete", "integrated", "virtual", "other", "software"]
+            .iter()
+            .position(|kind| *kind == self.kind)
+            .unwrap_or_default()
+    }
+}
+
+/// Limits that kernels rely on.
+fn below_floor(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
+    let floor = wgpu::Limits::default();
+    let pairs: [(&'static str, u64, u64); 5] = [
+        (
+            "max_storage_buffers_per_shader_stage",
+            u64::from(floor.max_storage_buffers_per_shader_stage),
+            u64::from(limits.max_storage_buffers_per_shader_stage),
+        ),
+        (
+            "max_compute_workgroup_storage_size",
+            u64::from(floor.max_compute_workgroup_storage_size),
+            u64::from(limits.max_compute_workgroup_storage_size),
+        ),
+        (
+            "max_compute_invocations_per_workgroup",
+            u64::from(floor.max_compute_invocations_per_workgroup),
+            u64::from(limits.max_compute_invocations_per_workgroup),
+        ),
+        (
+            "max_storage_buffer_binding_size",
+            floor.max_storage_buffer_binding_size,
+            limits.max_storage_buffer_binding_size,
+        ),
+        (
+            "max_compute_workgroups_per_dimension",
+            u64::from(floor.max_compute_workgroups_per_dimension),
+            u64::from(limits.max_compute_workgroups_per_dimension),
+        ),
+    ];
+    pairs.into_iter().find(|(_, expected, got)| got < expected)
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::PRIMARY,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
+}
+
+async fn adapters(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterSummary)> {
+    let found = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    let mut found: Vec<_> =
+        found.into_iter().map(|adapter| (AdapterSummary::new(&adapter), adapter)).map(|(s, a)| (a, s)).collect();
+    found.sort_by_key(|(_, summary)| summary.rank());
+    found
+}
+
+/// An opened GPU: cheap to clone, shared by searchers and threads. Kernels are compiled when first used.
+#[derive(Clone)]
+pub struct Gpu(Arc<Shared>);
+
+struct Shared {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    summary: AdapterSummary,
+    options: GpuOptions,
+    tier: Tier,
+    limits: wgpu::Limits,
+    has_timestamps: bool,
+    pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    lost: Arc<Mutex<Option<String>>>,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+/// A kernel ready to run.
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+impl Gpu {
+    /// The adapters of this machine, best first.
+    #[must_use]
+    pub fn adapters() -> Vec<AdapterSummary> {
+        pollster::block_on(adapters(&instance())).into_iter().map(|(_, summary)| summary).collect()
+    }
+
+    /// Opens a GPU.
+    ///
+    /// # Errors
+    /// [`GpuError`] says what there is instead, what the adapter lacks, or why its driver refused.
+    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        pollster::block_on(Self::open_async(options))
+    }
+
+    /// [`Gpu::open`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn open_async(options: &GpuOptions) -> Result<Self, GpuError> {
+        let all = adapters(&instance()).await;
+        let found = match all.len() {
+            0 => "no Vulkan, Metal or DX12 driver was found".to_owned(),
+            _ => {
+                let names: Vec<String> =
+                    all.iter().map(|(_, s)| format!("{} ({}, {})", s.name, s.kind, s.backend)).collect();
+                format!("there is {}", names.join(", "))
+            }
+        };
+        let fits = |summary: &AdapterSummary| match &options.name {
+            Some(name) => summary.name.to_lowercase().contains(&name.to_lowercase()),
+            None => !summary.is_software(),
+        };
+        let Some((adapter, summary)) = all.into_iter().find(|(_, summary)| fits(summary)) else {
+            let wanted = match &options.name {
+                Some(name) => format!("named like `{name}`"),
+                None => "in hardware (software adapters are used only by name, as in gpu:llvmpipe)".to_owned(),
+            };
+            return Err(GpuError::NotFound { wanted, found });
+        };
+        let limits = adapter.limits();
+        let name = summary.name.clone();
+        if let Some((limit, expected, got)) = below_floor(&limits) {
+            return Err(GpuError::BelowFloor { adapter: name, limit, expected, got });
+        }
+        let tier = options.tier.unwrap_or(summary.tier);
+        if tier > summary.tier {
+            return Err(GpuError::Tier { adapter: name, wanted: tier, has: summary.tier });
+        }
+        let mut required = wgpu::Limits::default();
+        if tier > Tier::Floor || options.tier.is_none() {
+            required.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size;
+            required.max_buffer_size = limits.max_buffer_size;
+        }
+        if let Some(most) = options.max_binding {
+            // A page holds at least a list: less than 64 KiB serves no index.
+            let most = most.max(1 << 16) & !255;
+            required.max_storage_buffer_binding_size =
+                required.max_storage_buffer_binding_size.min(most);
+        }
+        if let Some(most) = options.max_workgroups {
+            required.max_compute_workgroups_per_dimension =
+                required.max_compute_workgroups_per_dimension.min(most.max(16));
+        }
+        let has_timestamps = adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let mut features = tier.features();
+        features.set(wgpu::Features::TIMESTAMP_QUERY, has_timestamps);
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("nearfield"),
+                required_features: features,
+                required_limits: required.clone(),
+                experimental_features: wgpu::ExperimentalFeatures::disabled(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                trace: wgpu::Trace::Off,
+            })
+            .await
+            .map_err(|e| GpuError::Refused { adapter: name, reason: e.to_string() })?;
+        let (lost, failed) = (Arc::<Mutex<Option<String>>>::default(), Arc::<Mutex<Option<String>>>::default());
+        let note = lost.clone();
+        device.set_device_lost_callback(move |reason, text| {
+            let text = if text.is_empty() { format!("{reason:?}") } else { text };
+            *note.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        });
+        let note = failed.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            note.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+        }));
+        Ok(Self(Arc::new(Shared {
+            device,
+            queue,
+            summary,
+            options: options.clone(),
+            tier,
+            limits: required,
+            has_timestamps,
+            pipelines: Mutex::default(),
+            lost,
+            failed,
+        })))
+    }
+
+    /// The adapter.
+    #[must_use]
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.0.summary
+    }
+
+    /// The tier in use.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.0.tier
+    }
+
+    /// Gives the device up, as if it had been unplugged: searches then end with [`GpuError::Lost`].
+    pub fn destroy(&self) {
+        self.0.device.destroy();
+        *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some("it was destroyed".to_owned());
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// Bytes of device memory to stay within.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        self.0.options.memory
+    }
+
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.0.has_timestamps
+    }
+
+    /// Largest binding in bytes.
+    pub(crate) fn max_binding(&self) -> u64 {
+        self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size) & !255
+    }
+
+    /// Most workgroups a dimension.
+    pub(crate) fn grid_width(&self) -> u32 {
+        self.0.limits.max_compute_workgroups_per_dimension
+    }
+
+    /// Distance of parameters in a buffer.
+    pub(crate) fn params_align(&self) -> usize {
+        self.0.limits.min_uniform_buffer_offset_alignment as usize
+    }
+
+    /// An error if the device is lost or has reported a failure nobody waited for.
+    pub(crate) fn check(&self, what: &str) -> Result<(), GpuError> {
+        if let Some(reason) = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Err(GpuError::Lost { reason });
+        }
+        if let Some(reason) = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(GpuError::Failed { what: what.to_owned(), reason });
+        }
+        Ok(())
+    }
+
+    /// Runs `act` and turns what the device reports meanwhile into an error.
+    pub(crate) fn scoped<T>(&self, what: &str, act: impl FnOnce() -> T) -> Result<T, GpuError> {
+        self.check(what)?;
+        let internal = self.0.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.0.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let done = act();
+        let errors = [memory.pop(), validation.pop(), internal.pop()].map(Box::pin).map(pollster::block_on);
+        for error in errors.into_iter().flatten() {
+            // A lost device makes everything else fail as well.
+            self.check(what)?;
+            return Err(match error {
+                wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { what: what.to_owned() },
+                other => GpuError::Failed { what: what.to_owned(), reason: other.to_string() },
+            });
+        }
+        Ok(done)
+    }
+
+    /// A storage buffer of `n_bytes`, at least 16.
+    pub(crate) fn buffer(&self, label: &str, n_bytes: u64) -> Result<Buffer, GpuError> {
+        let size = n_bytes.next_multiple_of(16).max(16);
+        if size > self.max_binding() {
+            return Err(GpuError::TooLarge {
+                what: label.to_owned(),
+                needed: size,
+                allowed: self.max_binding(),
+            });
+        }
+        use wgpu::BufferUsages as Usages;
+        self.create(
+            label,
+            size,
+            Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST | Usages::INDIRECT,
+        )
+    }
+
+    pub(crate) fn create(
+        &self,
+        label: &str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Buffer, GpuError> {
+        self.scoped(label, || {
+            self.0.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    /// Waits until a submission, or all there are, is done.
+    pub(crate) fn wait(&self, what: &str, submission: Option<Submission>) -> Result<(), GpuError> {
+        let polled = self.0.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        self.check(what)?;
+        polled.map(drop).map_err(|e| GpuError::Failed { what: what.to_owned(), reason: e.to_string() })
+    }
+
+    /// The kernel, compiled.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, GpuError> {
+        let mut pipelines = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&kernel) {
+            return Ok(pipeline.clone());
+        }
+        let compiled = self.scoped(kernel.name(), || self.compile(kernel)).map_err(|e| match e {
+            GpuError::Failed { reason, .. } => GpuError::Shader { kernel: kernel.to_string(), reason },
+            other => other,
+        })?;
+        let compiled = Arc::new(compiled);
+        pipelines.insert(kernel, compiled.clone());
+        Ok(compiled)
+    }
+
+    fn compile(&self, kernel: Kernel) -> Pipeline {
+        let device = &self.0.device;
+        let label = Some(kernel.name());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label,
+            source: wgpu::ShaderSource::Wgsl(kernel.source(self.0.tier).into()),
+        });
+        let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+        for (binding, access) in (1..).zip(kernel.bindings()) {
+            entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: *access == Access::Read }));
+        }
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(kernel.name()),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every kernel writes what it reads of workgroup memory.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu")
+            .field("adapter", &self.0.summary.name)
+            .field("tier", &self.0.tier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gpu {}

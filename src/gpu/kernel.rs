@@ -1,0 +1,291 @@
+//! The table of all kernels: the WGSL parts each is joined from, in order, and its bindings.
+//!
+//! | kernel | owns | twin |
+//! |---|---|---|
+//! | `transform_project` | a tile of queries × 64 outputs | `stage/transform/cpu.rs` |
+//! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
+//! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
+//! | `candidates_select` | a row: the best, unordered | `topk.rs` |
+//! | `candidates_sort` | a row: in order | `topk.rs` |
+//! | `pairs_count`, `pairs_scan`, `pairs_scatter` | (query, list) pairs by list | counted on the host in tests |
+//! | `scorer_rrr_project` | 8 pairs of a list × the columns of A | `stage/scorer/rrr/cpu.rs` |
+//! | `scorer_rrr_score` | 8 pairs of a list × 256 points | `stage/scorer/rrr/cpu.rs` |
+//! | `scorer_rows_score` | 8 pairs of a list × 256 points | `stage/scorer/rows.rs` |
+//! | `rerank_score` | 8 candidates | `stage/rerank/cpu.rs` |
+//!
+//! Variants differ by parts that define the same functions: a kernel never names a type or a tier.
+
+use std::fmt;
+
+use super::Tier;
+use crate::spec::Bits;
+
+/// What a binding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// A WGSL file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Part {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+macro_rules! part {
+    ($name:literal) => {
+        Part { name: $name, text: include_str!(concat!("../../shaders/", $name, ".wgsl")) }
+    };
+}
+
+const LAYOUT: Part = part!("shared/layout");
+const ORDER: Part = part!("shared/order");
+const WEIGHTS_F16: Part = part!("shared/weights_f16");
+const WEIGHTS_UNPACK: Part = part!("shared/weights_unpack");
+const ROWS_F16: Part = part!("shared/rows_f16");
+const ROWS_F16_ANY: Part = part!("shared/rows_f16_any");
+const SUMS_WORKGROUP: Part = part!("shared/sums_workgroup");
+const SUMS_SUBGROUP: Part = part!("shared/sums_subgroup");
+const BLOCKS: Part = part!("shared/blocks");
+const SPAN: Part = part!("shared/span");
+const SURVIVORS: Part = part!("shared/survivors");
+
+/// How many queries a projection's tile holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tile {
+    Few,
+    Many,
+}
+
+/// In which order a round's pairs are worked off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Plan {
+    /// One pair a workgroup, as they come.
+    QueryMajor,
+    /// Pairs grouped by list, eight a workgroup.
+    ClusterMajor,
+}
+
+/// How stored rows are read: type, and whether four values can be read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RowKind {
+    pub dtype: crate::spec::RowDtype,
+    pub by_quads: bool,
+    pub is_l2: bool,
+}
+
+/// What equal keys of candidates are ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tie {
+    /// The item itself.
+    Item,
+    /// The id of the item, which is a position.
+    Id,
+}
+
+/// A kernel and its variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    Project(Tile),
+    Quantise,
+    Router,
+    Select(Tie),
+    /// `true`: in workgroup memory, up to [`SORT_MAX`] candidates.
+    Sort(Tie, bool),
+    PairsCount,
+    PairsScan,
+    PairsScatter,
+    RrrProject(Bits, Plan),
+    RrrScore(Bits, Plan),
+    RowsScore(RowKind, Plan),
+    Rerank(RowKind),
+}
+
+/// Candidates that `candidates_sort` holds in workgroup memory: 8 KiB of the floor's 16.
+pub(crate) const SORT_MAX: usize = 1024;
+/// Pairs that share a workgroup in the cluster-major plan, and queries of a tile elsewhere.
+pub(crate) const QUERIES: usize = 8;
+/// Points of a unit of work: four rounds of 64 share the loading of a tile of queries.
+pub(crate) const TILE_POINTS: usize = 256;
+
+impl Kernel {
+    /// Every kernel in every variant.
+    pub fn all() -> Vec<Self> {
+        use crate::spec::RowDtype::{F16, F32, Sq8};
+        let mut all = vec![
+            Self::Project(Tile::Few),
+            Self::Project(Tile::Many),
+            Self::Quantise,
+            Self::Router,
+            Self::PairsCount,
+            Self::PairsScan,
+            Self::PairsScatter,
+        ];
+        for tie in [Tie::Item, Tie::Id] {
+            all.extend([Self::Select(tie), Self::Sort(tie, true), Self::Sort(tie, false)]);
+        }
+        let kinds = [F32, F16, Sq8].into_iter().flat_map(|dtype| {
+            [(true, true), (true, false), (false, true), (false, false)]
+                .map(|(by_quads, is_l2)| RowKind { dtype, by_quads, is_l2 })
+        });
+        for plan in [Plan::QueryMajor, Plan::ClusterMajor] {
+            for bits in [Bits::B8, Bits::B4] {
+                all.extend([Self::RrrProject(bits, plan), Self::RrrScore(bits, plan)]);
+            }
+            all.extend(kinds.clone().map(|kind| Self::RowsScore(kind, plan)));
+        }
+        all.extend(kinds.map(Self::Rerank));
+        all
+    }
+
+    /// Its file, which is also its entry point.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Project(_) => "transform_project",
+            Self::Quantise => "quantise",
+            Self::Router => "router_score",
+            Self::Select(_) => "candidates_select",
+            Self::Sort(..) => "candidates_sort",
+            Self::PairsCount => "pairs_count",
+            Self::PairsScan => "pairs_scan",
+            Self::PairsScatter => "pairs_scatter",
+            Self::RrrProject(..) => "scorer_rrr_project",
+            Self::RrrScore(..) => "scorer_rrr_score",
+            Self::RowsScore(..) => "scorer_rows_score",
+            Self::Rerank(_) => "rerank_score",
+        }
+    }
+
+    /// Its bindings after `params`, in order.
+    pub fn bindings(self) -> &'static [Access] {
+        use Access::{Read, Write};
+        match self {
+            Self::Project(_) => &[Read, Read, Write],
+            Self::Quantise => &[Read, Write, Write],
+            Self::Router => &[Read, Read, Read, Read, Write, Write],
+            Self::Select(_) => &[Write, Write, Read],
+            Self::Sort(..) => &[Write, Read, Read, Read, Write],
+            Self::PairsCount => &[Read, Write, Write],
+            Self::PairsScan => &[Read, Read, Write, Write],
+            Self::PairsScatter => &[Read, Read, Read, Write],
+            Self::RrrProject(..) => &[Read, Read, Read, Read, Read, Read, Read, Write],
+            Self::RrrScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
+            Self::RowsScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
+            Self::Rerank(_) => &[Read, Read, Read, Read, Write],
+        }
+    }
+
+    /// Its parts, in order, for devices of a tier.
+    pub fn parts(self, tier: Tier) -> Vec<Part> {
+        let has_f16 = tier >= Tier::SubgroupsF16;
+        let sums = if tier >= Tier::Subgroups { SUMS_SUBGROUP } else { SUMS_WORKGROUP };
+        let mut parts = vec![LAYOUT];
+        match self {
+            Self::Project(tile) => parts.extend([
+                if has_f16 { WEIGHTS_F16 } else { WEIGHTS_UNPACK },
+                match tile {
+                    Tile::Few => part!("shared/rows_16"),
+                    Tile::Many => part!("shared/rows_64"),
+                },
+                part!("transform_project"),
+            ]),
+            Self::Quantise => parts.push(part!("quantise")),
+            Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
+            Self::Select(tie) => parts.extend([ORDER, sums, tied(tie), part!("candidates_select")]),
+            Self::Sort(tie, in_workgroup) => parts.extend([
+                ORDER,
+                tied(tie),
+                if in_workgroup { part!("shared/sort_workgroup") } else { part!("shared/sort_storage") },
+                part!("candidates_sort"),
+            ]),
+            Self::PairsCount => parts.push(part!("pairs_count")),
+            Self::PairsScan => parts.extend([sums, SPAN, part!("pairs_scan")]),
+            Self::PairsScatter => parts.push(part!("pairs_scatter")),
+            Self::RrrProject(bits, plan) => {
+                parts.extend([SPAN, work(plan), codes(bits), BLOCKS, part!("scorer_rrr_project")]);
+            }
+            Self::RrrScore(bits, plan) => {
+                parts.extend([ORDER, SPAN, work(plan), codes(bits), BLOCKS, SURVIVORS]);
+                parts.push(part!("scorer_rrr_score"));
+            }
+            Self::RowsScore(kind, plan) => {
+                parts.extend([ORDER, SPAN, work(plan), SURVIVORS]);
+                parts.extend(rows(kind, has_f16));
+                parts.push(part!("scorer_rows_score"));
+            }
+            Self::Rerank(kind) => {
+                parts.push(ORDER);
+                parts.extend(rows(kind, has_f16));
+                parts.push(part!("rerank_score"));
+            }
+        }
+        parts
+    }
+
+    /// The whole text, for devices of a tier.
+    pub fn source(self, tier: Tier) -> String {
+        let parts = self.parts(tier);
+        let mut text = String::new();
+        if parts.iter().any(|part| [WEIGHTS_F16, ROWS_F16, ROWS_F16_ANY].contains(part)) {
+            text.push_str("enable f16;\n\n");
+        }
+        for part in parts {
+            text.push_str(part.text);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn codes(bits: Bits) -> Part {
+    match bits {
+        Bits::B8 => part!("shared/codes_x8"),
+        Bits::B4 => part!("shared/codes_x4"),
+    }
+}
+
+fn tied(tie: Tie) -> Part {
+    match tie {
+        Tie::Item => part!("shared/tie_item"),
+        Tie::Id => part!("shared/tie_id"),
+    }
+}
+
+fn work(plan: Plan) -> Part {
+    match plan {
+        Plan::QueryMajor => part!("shared/work_pairs"),
+        Plan::ClusterMajor => part!("shared/work_lists"),
+    }
+}
+
+fn rows(kind: RowKind, has_f16: bool) -> [Part; 2] {
+    use crate::spec::RowDtype::{F16, F32, Sq8};
+    let rows = match (kind.dtype, kind.by_quads, has_f16) {
+        (F32, true, _) => part!("shared/rows_f32"),
+        (F32, false, _) => part!("shared/rows_f32_any"),
+        (F16, true, true) => ROWS_F16,
+        (F16, false, true) => ROWS_F16_ANY,
+        (F16, true, false) => part!("shared/rows_f16_unpack"),
+        (F16, false, false) => part!("shared/rows_f16_any_unpack"),
+        (Sq8, true, _) => part!("shared/rows_sq8"),
+        (Sq8, false, _) => part!("shared/rows_sq8_any"),
+    };
+    [rows, if kind.is_l2 { part!("shared/metric_l2") } else { part!("shared/metric_ip") }]
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        let variant: Vec<&str> = self
+            .parts(Tier::SubgroupsF16)
+            .iter()
+            .filter_map(|part| part.name.strip_prefix("shared/"))
+            .filter(|name| {
+                ["rows", "metric", "codes", "work", "tie", "sort"].iter().any(|p| name.starts_with(p))
+            })
+            .collect();
+        if variant.is_empty() { Ok(()) } else { write!(f, "[{}]", variant.join(",")) }
+    }
+}

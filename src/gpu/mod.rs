@@ -1,0 +1,21 @@
+//! The GPU layer: devices, kernels, buffers and recordings. It knows no stage; each stage's `gpu.rs` brings its
+//! dispatches here.
+//!
+//! A kernel is a list of WGSL parts joined in [`kernel`], a chunk of queries is a list of dispatches recorded and
+//! then submitted at once ([`recording`]), an index is a set of pages that are resident or stream through
+//! ([`pages`]). Every size comes from the device's limits ([`device`]).
+
+mod device;
+mod error;
+pub(crate) mod kernel;
+pub(crate) mod layout;
+pub(crate) mod pages;
+pub(crate) mod primitives;
+pub(crate) mod recording;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use device::{Buffer, Submission};
+pub use device::{AdapterSummary, Gpu, GpuOptions, Tier};
+pub use error::GpuError;
+pub use recording::{KernelTime, Profile};

@@ -1,0 +1,123 @@
+//! The parts of an index on the device: all resident where they fit, else the least recently used make room.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Buffer, Gpu, GpuError};
+use crate::format::TensorBytes;
+
+/// Bytes uploaded at a time: bounds the driver's copy of what is on its way.
+const PIECE: usize = 32 << 20;
+
+/// A page of a [`Pages`].
+pub(crate) type PageId = usize;
+
+/// All pages of an index.
+pub(crate) struct Pages {
+    gpu: Gpu,
+    budget: Option<u64>,
+    total: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pages: Vec<Page>,
+    used: u64,
+    clock: u64,
+}
+
+struct Page {
+    label: &'static str,
+    source: TensorBytes,
+    buffer: Option<Buffer>,
+    used_at: u64,
+}
+
+impl Pages {
+    /// No pages yet; together they will take at most `budget` bytes of the device.
+    pub fn new(gpu: &Gpu, budget: Option<u64>) -> Self {
+        Self { gpu: gpu.clone(), budget, total: 0, state: Mutex::default() }
+    }
+
+    /// Adds a page, uploaded when it is first asked for.
+    pub fn add(&mut self, label: &'static str, source: TensorBytes) -> PageId {
+        self.total += source.len() as u64;
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.pages.push(Page { label, source, buffer: None, used_at: 0 });
+        state.pages.len() - 1
+    }
+
+    /// Bytes of all pages.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Whether pages come and go.
+    pub fn stream(&self) -> bool {
+        self.budget.is_some_and(|budget| self.total > budget)
+    }
+
+    /// Uploads everything, unless it would not fit.
+    pub fn fill(&self) -> Result<(), GpuError> {
+        if self.stream() {
+            return Ok(());
+        }
+        let n = self.state.lock().unwrap_or_else(PoisonError::into_inner).pages.len();
+        (0..n).try_for_each(|id| self.get(id, &mut || Ok(())).map(drop))
+    }
+
+    /// The buffer of a page. `flush`: submits and waits for what may still use the pages that make room.
+    pub fn get(
+        &self,
+        id: PageId,
+        flush: &mut dyn FnMut() -> Result<(), GpuError>,
+    ) -> Result<Buffer, GpuError> {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        state.clock += 1;
+        state.pages[id].used_at = state.clock;
+        if let Some(buffer) = &state.pages[id].buffer {
+            return Ok(buffer.clone());
+        }
+        let size = state.pages[id].source.len() as u64;
+        if let Some(budget) = self.budget
+            && state.used + size > budget
+        {
+            flush()?;
+            while state.used + size > budget {
+                let oldest =
+                    state.pages.iter_mut().filter(|page| page.buffer.is_some()).min_by_key(|page| page.used_at);
+                let Some(page) = oldest else { break };
+                // Searches on other threads that still hold the buffer keep it alive until they are done.
+                page.buffer = None;
+                state.used -= page.source.len() as u64;
+            }
+        }
+        let page = &mut state.pages[id];
+        let buffer = upload(&self.gpu, page.label, &page.source)?;
+        page.buffer = Some(buffer.clone());
+        state.used += size;
+        Ok(buffer)
+    }
+}
+
+/// A buffer with these bytes, padded with zeros to whole words.
+pub(crate) fn upload(gpu: &Gpu, label: &'static str, bytes: &[u8]) -> Result<Buffer, GpuError> {
+    let buffer = gpu.buffer(label, bytes.len() as u64)?;
+    let whole = bytes.len() / 4 * 4;
+    for (i, piece) in bytes[..whole].chunks(PIECE).enumerate() {
+        gpu.scoped(label, || {
+            gpu.queue().write_buffer(&buffer, (i * PIECE) as u64, piece);
+            gpu.queue().submit([])
+        })?;
+        if bytes.len() > PIECE {
+            gpu.wait(label, None)?;
+        }
+    }
+    if whole < bytes.len() {
+        let mut word = [0; 4];
+        word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+        gpu.scoped(label, || gpu.queue().write_buffer(&buffer, whole as u64, &word))?;
+    }
+    Ok(buffer)
+}

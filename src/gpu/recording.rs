@@ -1,0 +1,320 @@
+//! What a chunk of queries makes the device do, as data: dispatches, clears, copies; then submitted at once.
+//!
+//! Parameters of all dispatches lie in one buffer, written once a submission. When profiled, each dispatch is a pass
+//! of its own between two timestamps.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytemuck::Pod;
+
+use super::{Buffer, Gpu, GpuError, device::Submission, kernel::Kernel};
+
+/// What a dispatch cannot do without: bytes moved once, and arithmetic operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Cost {
+    pub bytes: f64,
+    pub ops: f64,
+}
+
+/// How many workgroups run.
+pub(crate) enum Grid {
+    /// As many as given.
+    Groups(u64),
+    /// As many as a buffer says.
+    Indirect(Buffer),
+}
+
+enum Command {
+    Clear(Buffer, u64),
+    Dispatch { kernel: Kernel, params_at: usize, params_len: usize, bindings: Vec<Buffer>, grid: Grid, cost: Cost },
+    Copy { from: Buffer, to: Buffer, bytes: u64 },
+}
+
+/// Commands, in order.
+pub(crate) struct Recording {
+    gpu: Gpu,
+    params: Vec<u8>,
+    commands: Vec<Command>,
+}
+
+/// Time, bytes and operations of one kernel over all its dispatches.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct KernelTime {
+    /// Dispatches.
+    pub dispatches: u64,
+    /// Seconds on the device.
+    pub seconds: f64,
+    /// Bytes that must move at least.
+    pub bytes: f64,
+    /// Arithmetic operations, a multiplication with its addition counted as two.
+    pub ops: f64,
+}
+
+/// Where a search's time on the device went, by kernel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Profile {
+    /// By kernel and variant.
+    pub kernels: BTreeMap<String, KernelTime>,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows: Vec<_> = self.kernels.iter().collect();
+        rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+        let total: f64 = rows.iter().map(|(_, t)| t.seconds).sum();
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(6).max(6);
+        writeln!(f, "{:width$} {:>10} {:>10} {:>6} {:>9} {:>9}", "kernel", "dispatches", "ms", "%", "GB/s", "Gop/s")?;
+        for (name, t) in rows {
+            writeln!(
+                f,
+                "{name:width$} {:>10} {:>10.3} {:>6.1} {:>9.2} {:>9.2}",
+                t.dispatches,
+                t.seconds * 1e3,
+                100.0 * t.seconds / total.max(f64::MIN_POSITIVE),
+                t.bytes / t.seconds.max(f64::MIN_POSITIVE) / 1e9,
+                t.ops / t.seconds.max(f64::MIN_POSITIVE) / 1e9,
+            )?;
+        }
+        write!(f, "{:width$} {:>10} {:>10.3}", "all", "", total * 1e3)
+    }
+}
+
+/// Timestamps a query set holds at most.
+const TIMESTAMPS_MAX: u32 = 4096;
+
+impl Recording {
+    pub fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone(), params: Vec::new(), commands: Vec::new() }
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Fills the first `bytes` of a buffer with zeros.
+    pub fn clear(&mut self, buffer: &Buffer, bytes: u64) {
+        self.commands.push(Command::Clear(buffer.clone(), bytes.next_multiple_of(4)));
+    }
+
+    /// Copies the first `bytes` of a buffer.
+    pub fn copy(&mut self, from: &Buffer, to: &Buffer, bytes: u64) {
+        self.commands.push(Command::Copy { from: from.clone(), to: to.clone(), bytes });
+    }
+
+    /// Runs a kernel.
+    pub fn dispatch(&mut self, kernel: Kernel, params: &impl Pod, bindings: &[&Buffer], grid: Grid, cost: Cost) {
+        debug_assert_eq!(kernel.bindings().len(), bindings.len(), "{kernel}");
+        let bytes = bytemuck::bytes_of(params);
+        let params_at = self.params.len();
+        self.params.extend_from_slice(bytes);
+        self.params.resize(self.params.len().next_multiple_of(self.gpu.params_align()), 0);
+        let bindings = bindings.iter().map(|&buffer| buffer.clone()).collect();
+        self.commands.push(Command::Dispatch {
+            kernel,
+            params_at,
+            params_len: bytes.len(),
+            bindings,
+            grid,
+            cost,
+        });
+    }
+
+    /// Submits everything recorded and forgets it. `params`: where parameters go, made larger if need be.
+    pub fn submit(&mut self, params: &mut Option<Buffer>, profile: Option<&mut Profile>) -> Result<Option<Submission>, GpuError> {
+        let n_bytes = self.params.len() as u64;
+        if params.as_ref().is_none_or(|buffer| buffer.size() < n_bytes) {
+            let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+            *params = Some(self.gpu.create("params", n_bytes.next_power_of_two().max(1 << 13), usage)?);
+        }
+        let Some(params) = params.as_ref() else { return Ok(None) };
+        let mut pipelines = Vec::with_capacity(self.commands.len());
+        for command in &self.commands {
+            if let Command::Dispatch { kernel, .. } = command {
+                pipelines.push(self.gpu.pipeline(*kernel)?);
+            }
+        }
+        let timed: Vec<(Kernel, Cost)> = self
+            .commands
+            .iter()
+            .filter_map(|command| match command {
+                Command::Dispatch { kernel, cost, .. } => Some((*kernel, *cost)),
+                _ => None,
+            })
+            .collect();
+        let count = u32::try_from(2 * timed.len()).unwrap_or(u32::MAX);
+        let timer = match &profile {
+            Some(_) if self.gpu.has_timestamps() && count > 0 && count <= TIMESTAMPS_MAX => {
+                Some(Timer::new(&self.gpu, count)?)
+            }
+            _ => None,
+        };
+        let gpu = self.gpu.clone();
+        let submission = gpu.scoped("submission", || {
+            if n_bytes > 0 {
+                gpu.queue().write_buffer(params, 0, &self.params);
+            }
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            self.encode(&mut encoder, &pipelines, params, timer.as_ref());
+            if let Some(timer) = &timer {
+                timer.resolve(&mut encoder);
+            }
+            gpu.queue().submit([encoder.finish()])
+        })?;
+        self.commands.clear();
+        self.params.clear();
+        if let (Some(profile), Some(timer)) = (profile, timer) {
+            for ((kernel, cost), seconds) in timed.iter().zip(timer.seconds(&gpu)?) {
+                let time = profile.kernels.entry(kernel.to_string()).or_default();
+                time.dispatches += 1;
+                time.seconds += seconds;
+                time.bytes += cost.bytes;
+                time.ops += cost.ops;
+            }
+        }
+        Ok(Some(submission))
+    }
+
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        pipelines: &[std::sync::Arc<super::device::Pipeline>],
+        params: &Buffer,
+        timer: Option<&Timer>,
+    ) {
+        let mut pipelines = pipelines.iter();
+        let mut commands = self.commands.iter().peekable();
+        let mut n_dispatches = 0;
+        while let Some(command) = commands.peek() {
+            match command {
+                Command::Clear(buffer, bytes) => encoder.clear_buffer(buffer, 0, Some(*bytes)),
+                Command::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(from, 0, to, 0, *bytes),
+                Command::Dispatch { kernel, .. } => {
+                    let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: timer.map(|_| kernel.name()),
+                        timestamp_writes: timer.map(|timer| timer.writes(n_dispatches)),
+                    });
+                    while let Some(Command::Dispatch { params_at, params_len, bindings, grid, .. }) =
+                        commands.peek()
+                    {
+                        let Some(pipeline) = pipelines.next() else { break };
+                        let mut entries = vec![wgpu::BindGroupEntry {
+                            binding: 0,
+                            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                                buffer: params,
+                                offset: *params_at as u64,
+                                size: wgpu::BufferSize::new(*params_len as u64),
+                            }),
+                        }];
+                        entries.extend((1..).zip(bindings).map(|(binding, buffer)| wgpu::BindGroupEntry {
+                            binding,
+                            resource: buffer.as_entire_binding(),
+                        }));
+                        let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                            label: None,
+                            layout: &pipeline.layout,
+                            entries: &entries,
+                        });
+                        compute.set_pipeline(&pipeline.pipeline);
+                        compute.set_bind_group(0, &group, &[]);
+                        match grid {
+                            Grid::Groups(groups) => {
+                                let (x, y) = split(*groups, self.gpu.grid_width());
+                                compute.dispatch_workgroups(x, y, 1);
+                            }
+                            Grid::Indirect(buffer) => compute.dispatch_workgroups_indirect(buffer, 0),
+                        }
+                        n_dispatches += 1;
+                        commands.next();
+                        if timer.is_some() {
+                            break;
+                        }
+                    }
+                    continue;
+                }
+            }
+            commands.next();
+        }
+    }
+}
+
+/// A grid of at least `groups` workgroups, rows of `width`.
+fn split(groups: u64, width: u32) -> (u32, u32) {
+    let x = groups.min(u64::from(width));
+    let y = groups.div_ceil(u64::from(width));
+    (u32::try_from(x).unwrap_or(u32::MAX), u32::try_from(y).unwrap_or(u32::MAX))
+}
+
+/// Pairs of timestamps.
+struct Timer {
+    set: wgpu::QuerySet,
+    resolved: Buffer,
+    read: Buffer,
+    count: u32,
+}
+
+impl Timer {
+    fn new(gpu: &Gpu, count: u32) -> Result<Self, GpuError> {
+        use wgpu::BufferUsages as Usages;
+        let bytes = u64::from(count) * 8;
+        Ok(Self {
+            set: gpu.scoped("timestamps", || {
+                gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("timestamps"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count,
+                })
+            })?,
+            resolved: gpu.create("timestamps", bytes, Usages::QUERY_RESOLVE | Usages::COPY_SRC)?,
+            read: gpu.create("timestamps", bytes, Usages::MAP_READ | Usages::COPY_DST)?,
+            count,
+        })
+    }
+
+    fn writes(&self, dispatch: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.set,
+            beginning_of_pass_write_index: Some(2 * dispatch),
+            end_of_pass_write_index: Some(2 * dispatch + 1),
+        }
+    }
+
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.set, 0..self.count, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.read, 0, Some(self.resolved.size()));
+    }
+
+    /// Seconds of each dispatch.
+    fn seconds(&self, gpu: &Gpu) -> Result<Vec<f64>, GpuError> {
+        let bytes = read_back(gpu, &self.read, self.read.size())?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
+        Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+    }
+}
+
+/// Waits for a mappable buffer and copies its first `bytes`.
+pub(crate) fn read_back(gpu: &Gpu, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>, GpuError> {
+    start_read_back(buffer, bytes);
+    finish_read_back(gpu, buffer, bytes, None)
+}
+
+/// Asks for a buffer to be mapped once the device is done with it.
+pub(crate) fn start_read_back(buffer: &Buffer, bytes: u64) {
+    // Failures show when the range is taken.
+    buffer.map_async(wgpu::MapMode::Read, 0..bytes, |_| ());
+}
+
+/// Waits for what [`start_read_back`] asked for.
+pub(crate) fn finish_read_back(
+    gpu: &Gpu,
+    buffer: &Buffer,
+    bytes: u64,
+    submission: Option<Submission>,
+) -> Result<Vec<u8>, GpuError> {
+    gpu.wait("results", submission)?;
+    let failed = |reason: String| GpuError::Failed { what: "results".to_owned(), reason };
+    let out = buffer.get_mapped_range(0..bytes).map_err(|e| failed(e.to_string()))?.to_vec();
+    buffer.unmap();
+    Ok(out)
+}

@@ -1,0 +1,186 @@
+//! The regressions on the device: t = qA a pair, then tB for the list's points, page by page.
+
+use std::ops::Range;
+
+use super::Rrr;
+use crate::{
+    block::BLOCK,
+    format::ALIGN,
+    gpu::{
+        Buffer, GpuError,
+        kernel::{Kernel, Plan},
+        layout::{ScanParams, narrow},
+        pages::{PageId, Pages},
+        recording::{Cost, Grid, Recording},
+    },
+    lists::Lists,
+};
+
+/// A and B on the device.
+pub(crate) struct GpuRrr {
+    /// Pages of A, by list.
+    pub a: Vec<ListPage>,
+    /// Pages of B, by list.
+    pub b: Vec<ListPage>,
+    /// Components a pair is projected to, the first included.
+    pub t_len: usize,
+    /// Codes a projected pair has, in 16s.
+    pub t_steps: usize,
+    project: ScanParams,
+    score: ScanParams,
+    a_bits: crate::spec::Bits,
+    b_bits: crate::spec::Bits,
+}
+
+/// Some lists' part of a tensor.
+pub(crate) struct ListPage {
+    /// Positions of its lists' points.
+    pub positions: Range<usize>,
+    pub id: PageId,
+    list_from: usize,
+    run_from: usize,
+}
+
+/// Buffers that both kernels read: the pairs in their order.
+#[derive(Clone, Copy)]
+pub(crate) struct PairInputs<'a> {
+    pub lists: &'a Buffer,
+    pub groups: &'a Buffer,
+    pub slots: &'a Buffer,
+    pub plan: Plan,
+}
+
+impl GpuRrr {
+    /// Splits the tensors into pages of at most `page_bytes`, whole lists each.
+    pub fn new(pages: &mut Pages, rrr: &Rrr, lists: &Lists, page_bytes: u64) -> Result<Self, GpuError> {
+        let shape = rrr.shape;
+        let mut split = |label: &'static str, bytes: crate::format::TensorBytes, starts: &[usize]| {
+            let most = usize::try_from(page_bytes).unwrap_or(usize::MAX);
+            let mut out = Vec::new();
+            let mut from = 0;
+            while from < lists.len() {
+                let mut to = from + 1;
+                while to < lists.len() && starts[to + 1] - starts[from] <= most {
+                    to += 1;
+                }
+                let needed = starts[to] - starts[from];
+                if needed > most {
+                    return Err(GpuError::TooLarge {
+                        what: format!("list {from} in {label}"),
+                        needed: needed as u64,
+                        allowed: page_bytes,
+                    });
+                }
+                out.push(ListPage {
+                    positions: lists.range(from).start..lists.range(to - 1).end,
+                    id: pages.add(label, bytes.part(starts[from]..starts[to])),
+                    list_from: from,
+                    run_from: starts[from] / ALIGN,
+                });
+                from = to;
+            }
+            Ok(out)
+        };
+        let a_starts: Vec<usize> = (0..=lists.len()).map(|list| list * shape.a_bytes()).collect();
+        let a = split("rrr.a", rrr.a.tensor_bytes(), &a_starts)?;
+        let b = split("rrr.b", rrr.b.tensor_bytes(), &rrr.starts)?;
+        let t_len = shape.rank + 1;
+        let project = ScanParams {
+            query_steps: narrow(shape.a.query_len().div_ceil(16)),
+            block_words: narrow(shape.a.code_bytes() / 4),
+            record_words: narrow(shape.a_bytes() / 4),
+            column_words: narrow(shape.column_bytes() / 4),
+            column_len: narrow(shape.s - 1),
+            rank: narrow(shape.rank),
+            t_stride: narrow(t_len),
+            ..Default::default()
+        };
+        let score = ScanParams {
+            query_steps: narrow(shape.b.query_len().div_ceil(16)),
+            block_words: narrow(shape.b.code_bytes() / 4),
+            has_norm: u32::from(shape.b.has_norm),
+            factor: rrr.metric.product_factor(),
+            ..Default::default()
+        };
+        Ok(Self {
+            a,
+            b,
+            t_len,
+            t_steps: score.query_steps as usize,
+            project,
+            score,
+            a_bits: shape.a.bits,
+            b_bits: shape.b.bits,
+        })
+    }
+
+    /// Where each list's run begins, in cache lines.
+    pub fn run_starts(rrr: &Rrr) -> impl Iterator<Item = usize> {
+        rrr.starts.iter().map(|start| start / ALIGN)
+    }
+
+    /// Projects the pairs whose lists are on a page. `round`: the round's parameters, tiles and grid filled in.
+    pub fn project(
+        &self,
+        recording: &mut Recording,
+        round: &ScanParams,
+        (page, runs): (&ListPage, &Buffer),
+        (codes, heads, reduced): (&Buffer, &Buffer, &Buffer),
+        pairs: PairInputs<'_>,
+        projected: &Buffer,
+        grid: Grid,
+    ) {
+        let params = ScanParams {
+            list_from: narrow(page.list_from),
+            query_steps: self.project.query_steps,
+            block_words: self.project.block_words,
+            record_words: self.project.record_words,
+            column_words: self.project.column_words,
+            column_len: self.project.column_len,
+            rank: self.project.rank,
+            t_stride: self.project.t_stride,
+            ..*round
+        };
+        let share = 1.0 / self.a.len() as f64;
+        let n = f64::from(round.n_slots) * share;
+        let record = f64::from(params.record_words) * 4.0;
+        let read = n.min(match pairs.plan {
+            Plan::QueryMajor => f64::INFINITY,
+            Plan::ClusterMajor => f64::from(round.n_lists) * share,
+        });
+        let s = f64::from(params.column_len);
+        let cost = Cost {
+            bytes: read * record + n * (5.0 * s + 4.0 * self.t_len as f64),
+            ops: 2.0 * n * s * self.t_len as f64,
+        };
+        let kernel = Kernel::RrrProject(self.a_bits, pairs.plan);
+        let bindings = [runs, codes, heads, reduced, pairs.lists, pairs.groups, pairs.slots, projected];
+        recording.dispatch(kernel, &params, &bindings, grid, cost);
+    }
+
+    /// Scores the points on a page for the pairs that probe them; `points`: how many, about.
+    pub fn score(
+        &self,
+        recording: &mut Recording,
+        round: &ScanParams,
+        (page, runs): (&ListPage, &Buffer),
+        (codes, heads): (&Buffer, &Buffer),
+        pairs: PairInputs<'_>,
+        (candidates, states): (&Buffer, &Buffer),
+        (grid, points, read): (Grid, f64, f64),
+    ) {
+        let params = ScanParams {
+            run_from: narrow(page.run_from),
+            query_steps: self.score.query_steps,
+            block_words: self.score.block_words,
+            has_norm: self.score.has_norm,
+            factor: self.score.factor,
+            ..*round
+        };
+        let point = f64::from(params.block_words) * 4.0 / BLOCK as f64 + 6.0;
+        let cost = Cost { bytes: read * point, ops: 2.0 * points * (self.t_len as f64) };
+        let kernel = Kernel::RrrScore(self.b_bits, pairs.plan);
+        let bindings = [runs, codes, heads, pairs.lists, pairs.groups, pairs.slots, candidates, states];
+        recording.dispatch(kernel, &params, &bindings, grid, cost);
+    }
+}
