@@ -105,3 +105,46 @@ fn kernels_translate_to_every_back_end() {
         }
     }
 }
+
+/// Tint, the compiler of Chromium and of Dawn, is stricter than naga: barriers and subgroup operations must be in
+/// uniform control flow. `npm install --prefix target/tint webgpu` brings it.
+#[test]
+fn kernels_pass_tint() {
+    use std::{io::Write, process::*};
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("target/tint");
+    let required = std::env::var("REQUIRE").unwrap_or_default().split(',').any(|name| name == "tint");
+    if !folder.join("node_modules/webgpu").is_dir() {
+        assert!(!required, "REQUIRE: no Tint; npm install --prefix target/tint webgpu");
+        eprintln!("skipped: no Tint; npm install --prefix target/tint webgpu");
+        return;
+    }
+    let modules: Vec<serde_json::Value> = Tier::ALL
+        .into_iter()
+        .flat_map(|tier| Kernel::all().into_iter().map(move |kernel| (tier, kernel)))
+        .map(|(tier, kernel)| {
+            // naga takes subgroup builtins as they are, Tint wants them enabled.
+            let uses_subgroups = kernel.source(tier).contains("subgroup_size");
+            let enable = if uses_subgroups { "enable subgroups;\n" } else { "" };
+            let mut needs = Vec::new();
+            if uses_subgroups {
+                needs.push("subgroups");
+            }
+            if kernel.source(tier).contains("enable f16;") {
+                needs.push("shader-f16");
+            }
+            let source = format!("{enable}{}", kernel.source(tier));
+            serde_json::json!({"name": format!("{kernel} {tier}"), "source": source, "needs": needs})
+        })
+        .collect();
+    let script = folder.join("validate.mjs");
+    std::fs::copy(root.join("tests/tint/validate.mjs"), &script).unwrap();
+    let mut node =
+        Command::new("node").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let input = serde_json::json!({"modules": modules}).to_string();
+    node.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = node.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+}
