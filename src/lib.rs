@@ -54,7 +54,7 @@ pub use build::{BuildError, IndexBuilder, Progress};
 pub use device::{Device, DeviceError, DeviceInfo};
 pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION};
 #[cfg(feature = "gpu")]
-pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, KernelTime, Profile, Tier};
+pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, KernelTime, Profile, Roof, Tier};
 pub use index::{Index, TensorInfo};
 pub use metric::{Metric, MetricError};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};

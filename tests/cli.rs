@@ -131,7 +131,7 @@ fn from_vectors_to_recall() {
     assert_eq!((&info[0]["n_lists"], &info[0]["seed"]), (&128.into(), &7.into()));
     assert_eq!(json(&[&"verify", &index, &"--json"])[0]["ok"], true);
     assert!(
-        json(&[&"devices", &"--json"])[0]["devices"].as_array().unwrap().iter().any(|d| d["chosen"] == true)
+        json(&[&"devices", &"--json"])[0]["devices"].as_array().unwrap().iter().any(|d| d["best"] == true)
     );
     for command in ["info", "verify"] {
         assert!(run(&[&command, &index]).status.success());
@@ -275,7 +275,7 @@ fn mistakes_are_named() {
     fails(3, &["truncated"], &[&"verify", &cut_index]);
     fails(3, &["truncated"], &[&"info", &base]);
     fails(5, &["missing.fbin"], &[&"info", &missing]);
-    fails(4, &["gpu", "auto"], &[&"search", &index, &base, &"--device", &"gpu"]);
+    fails(4, &["no such", "GPU"], &[&"search", &index, &base, &"--device", &"gpu:no such"]);
     fails(4, &["quantum", "auto"], &[&"search", &index, &base, &"--device", &"quantum"]);
     fails(
         3,
@@ -404,7 +404,7 @@ fn the_demo_finds_what_exact_search_finds() {
 #[test]
 fn help_teaches() {
     let help = text(&run(&[&"--help"]).stdout);
-    for command in ["build", "search", "truth", "eval", "info", "verify", "devices", "demo"] {
+    for command in ["build", "search", "truth", "eval", "bench", "info", "verify", "devices", "demo"] {
         assert!(help.contains(command), "{command} is not in the help");
         assert!(run(&[&command, &"--help"]).status.success());
     }

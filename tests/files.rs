@@ -269,7 +269,7 @@ fn files_of_version_1_open() {
             assert_eq!((index.spec().to_string(), index.metric()), (spec.to_owned(), metric));
             let want = nearfield::io::read_ids(&answers).unwrap();
             for device in [Device::Reference, Device::cpu()] {
-                let hits = search(&index, device, queries.view(), params);
+                let hits = search(&index, device.clone(), queries.view(), params);
                 assert_eq!(hits.ids, want, "{name} on {device:?}");
             }
         }

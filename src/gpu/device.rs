@@ -206,8 +206,11 @@ fn instance() -> wgpu::Instance {
 
 async fn adapters(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterSummary)> {
     let found = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
-    let mut found: Vec<_> =
-        found.into_iter().map(|adapter| (AdapterSummary::new(&adapter), adapter)).map(|(s, a)| (a, s)).collect();
+    let mut found: Vec<_> = found
+        .into_iter()
+        .map(|adapter| (AdapterSummary::new(&adapter), adapter))
+        .map(|(s, a)| (a, s))
+        .collect();
     found.sort_by_key(|(_, summary)| summary.rank());
     found
 }
@@ -271,7 +274,9 @@ impl Gpu {
         let Some((adapter, summary)) = all.into_iter().find(|(_, summary)| fits(summary)) else {
             let wanted = match &options.name {
                 Some(name) => format!("named like `{name}`"),
-                None => "in hardware (software adapters are used only by name, as in gpu:llvmpipe)".to_owned(),
+                None => {
+                    "in hardware (software adapters are used only by name, as in gpu:llvmpipe)".to_owned()
+                }
             };
             return Err(GpuError::NotFound { wanted, found });
         };
@@ -292,8 +297,7 @@ impl Gpu {
         if let Some(most) = options.max_binding {
             // A page holds at least a list: less than 64 KiB serves no index.
             let most = most.max(1 << 16) & !255;
-            required.max_storage_buffer_binding_size =
-                required.max_storage_buffer_binding_size.min(most);
+            required.max_storage_buffer_binding_size = required.max_storage_buffer_binding_size.min(most);
         }
         if let Some(most) = options.max_workgroups {
             required.max_compute_workgroups_per_dimension =
@@ -313,7 +317,8 @@ impl Gpu {
             })
             .await
             .map_err(|e| GpuError::Refused { adapter: name, reason: e.to_string() })?;
-        let (lost, failed) = (Arc::<Mutex<Option<String>>>::default(), Arc::<Mutex<Option<String>>>::default());
+        let (lost, failed) =
+            (Arc::<Mutex<Option<String>>>::default(), Arc::<Mutex<Option<String>>>::default());
         let note = lost.clone();
         device.set_device_lost_callback(move |reason, text| {
             let text = if text.is_empty() { format!("{reason:?}") } else { text };
@@ -428,11 +433,7 @@ impl Gpu {
             });
         }
         use wgpu::BufferUsages as Usages;
-        self.create(
-            label,
-            size,
-            Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST | Usages::INDIRECT,
-        )
+        self.create(label, size, Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST | Usages::INDIRECT)
     }
 
     pub(crate) fn create(
@@ -488,7 +489,10 @@ impl Gpu {
         };
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
         for (binding, access) in (1..).zip(kernel.bindings()) {
-            entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: *access == Access::Read }));
+            entries.push(entry(
+                binding,
+                wgpu::BufferBindingType::Storage { read_only: *access == Access::Read },
+            ));
         }
         let layout =
             device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });

@@ -60,6 +60,12 @@ pub enum GpuError {
         /// Bytes allowed.
         allowed: u64,
     },
+    /// The device has no clock for kernels.
+    #[error("GPU {adapter}: it has no timestamps, so kernels cannot be timed")]
+    NoTimestamps {
+        /// Adapter.
+        adapter: String,
+    },
     /// The device has no memory left.
     #[error("out of GPU memory at {what}; a smaller memory budget makes the index stream through")]
     OutOfMemory {

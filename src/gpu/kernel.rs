@@ -12,6 +12,7 @@
 //! | `scorer_rrr_score` | 8 pairs of a list × 256 points | `stage/scorer/rrr/cpu.rs` |
 //! | `scorer_rows_score` | 8 pairs of a list × 256 points | `stage/scorer/rows.rs` |
 //! | `rerank_score` | 8 candidates | `stage/rerank/cpu.rs` |
+//! | `probe_*` | what a device can do at most | none |
 //!
 //! Variants differ by parts that define the same functions: a kernel never names a type or a tier.
 
@@ -101,6 +102,15 @@ pub(crate) enum Kernel {
     RrrScore(Bits, Plan),
     RowsScore(RowKind, Plan),
     Rerank(RowKind),
+    Probe(Probe),
+}
+
+/// What a probe measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Probe {
+    Copy,
+    Dot4,
+    Fma,
 }
 
 /// Candidates that `candidates_sort` holds in workgroup memory: 8 KiB of the floor's 16.
@@ -112,6 +122,7 @@ pub(crate) const TILE_POINTS: usize = 256;
 
 impl Kernel {
     /// Every kernel in every variant.
+    #[cfg(test)]
     pub fn all() -> Vec<Self> {
         use crate::spec::RowDtype::{F16, F32, Sq8};
         let mut all = vec![
@@ -122,14 +133,18 @@ impl Kernel {
             Self::PairsCount,
             Self::PairsScan,
             Self::PairsScatter,
+            Self::Probe(Probe::Copy),
+            Self::Probe(Probe::Dot4),
+            Self::Probe(Probe::Fma),
         ];
         for tie in [Tie::Item, Tie::Id] {
             all.extend([Self::Select(tie), Self::Sort(tie, true), Self::Sort(tie, false)]);
         }
-        let kinds = [F32, F16, Sq8].into_iter().flat_map(|dtype| {
-            [(true, true), (true, false), (false, true), (false, false)]
-                .map(|(by_quads, is_l2)| RowKind { dtype, by_quads, is_l2 })
-        });
+        let kinds =
+            [F32, F16, Sq8].into_iter().flat_map(|dtype| {
+                [(true, true), (true, false), (false, true), (false, false)]
+                    .map(|(by_quads, is_l2)| RowKind { dtype, by_quads, is_l2 })
+            });
         for plan in [Plan::QueryMajor, Plan::ClusterMajor] {
             for bits in [Bits::B8, Bits::B4] {
                 all.extend([Self::RrrProject(bits, plan), Self::RrrScore(bits, plan)]);
@@ -155,6 +170,9 @@ impl Kernel {
             Self::RrrScore(..) => "scorer_rrr_score",
             Self::RowsScore(..) => "scorer_rows_score",
             Self::Rerank(_) => "rerank_score",
+            Self::Probe(Probe::Copy) => "probe_copy",
+            Self::Probe(Probe::Dot4) => "probe_dot4",
+            Self::Probe(Probe::Fma) => "probe_fma",
         }
     }
 
@@ -174,6 +192,8 @@ impl Kernel {
             Self::RrrScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
             Self::RowsScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
             Self::Rerank(_) => &[Read, Read, Read, Read, Write],
+            Self::Probe(Probe::Copy) => &[Read, Write],
+            Self::Probe(_) => &[Write],
         }
     }
 
@@ -220,8 +240,16 @@ impl Kernel {
                 parts.extend(rows(kind, has_f16));
                 parts.push(part!("rerank_score"));
             }
+            Self::Probe(Probe::Copy) => parts.push(part!("probe_copy")),
+            Self::Probe(Probe::Dot4) => parts.push(part!("probe_dot4")),
+            Self::Probe(Probe::Fma) => parts.push(part!("probe_fma")),
         }
         parts
+    }
+
+    /// Whether its arithmetic is in f32 rather than int8.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Project(_) | Self::RowsScore(..) | Self::Rerank(_) | Self::Probe(Probe::Fma))
     }
 
     /// The whole text, for devices of a tier.

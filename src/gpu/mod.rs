@@ -11,11 +11,13 @@ pub(crate) mod kernel;
 pub(crate) mod layout;
 pub(crate) mod pages;
 pub(crate) mod primitives;
+mod probe;
 pub(crate) mod recording;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use device::{Buffer, Submission};
 pub use device::{AdapterSummary, Gpu, GpuOptions, Tier};
+pub(crate) use device::{Buffer, Submission};
 pub use error::GpuError;
+pub use probe::Roof;
 pub use recording::{KernelTime, Profile};

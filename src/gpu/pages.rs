@@ -85,8 +85,11 @@ impl Pages {
         {
             flush()?;
             while state.used + size > budget {
-                let oldest =
-                    state.pages.iter_mut().filter(|page| page.buffer.is_some()).min_by_key(|page| page.used_at);
+                let oldest = state
+                    .pages
+                    .iter_mut()
+                    .filter(|page| page.buffer.is_some())
+                    .min_by_key(|page| page.used_at);
                 let Some(page) = oldest else { break };
                 // Searches on other threads that still hold the buffer keep it alive until they are done.
                 page.buffer = None;

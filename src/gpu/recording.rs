@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use bytemuck::Pod;
 
-use super::{Buffer, Gpu, GpuError, device::Submission, kernel::Kernel};
+use super::{Buffer, Gpu, GpuError, Roof, device::Submission, kernel::Kernel};
 
 /// What a dispatch cannot do without: bytes moved once, and arithmetic operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,8 +26,19 @@ pub(crate) enum Grid {
 
 enum Command {
     Clear(Buffer, u64),
-    Dispatch { kernel: Kernel, params_at: usize, params_len: usize, bindings: Vec<Buffer>, grid: Grid, cost: Cost },
-    Copy { from: Buffer, to: Buffer, bytes: u64 },
+    Dispatch {
+        kernel: Kernel,
+        params_at: usize,
+        params_len: usize,
+        bindings: Vec<Buffer>,
+        grid: Grid,
+        cost: Cost,
+    },
+    Copy {
+        from: Buffer,
+        to: Buffer,
+        bytes: u64,
+    },
 }
 
 /// Commands, in order.
@@ -49,6 +60,8 @@ pub struct KernelTime {
     pub bytes: f64,
     /// Arithmetic operations, a multiplication with its addition counted as two.
     pub ops: f64,
+    /// Whether its arithmetic is in f32 rather than int8.
+    pub is_float: bool,
 }
 
 /// Where a search's time on the device went, by kernel.
@@ -58,25 +71,66 @@ pub struct Profile {
     pub kernels: BTreeMap<String, KernelTime>,
 }
 
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Profile {
+    /// Adds another search's times.
+    pub fn add(&mut self, other: &Self) {
+        for (kernel, time) in &other.kernels {
+            let sum = self.kernels.entry(kernel.clone()).or_default();
+            sum.dispatches += time.dispatches;
+            sum.seconds += time.seconds;
+            sum.bytes += time.bytes;
+            sum.ops += time.ops;
+            sum.is_float = time.is_float;
+        }
+    }
+
+    /// Seconds of all kernels.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.kernels.values().map(|time| time.seconds).sum()
+    }
+
+    /// A table, longest first. With the device's limits: how much of its memory and its arithmetic rate each kernel
+    /// uses, by the bytes and operations that it cannot do without.
+    #[must_use]
+    pub fn table(&self, roof: Option<&Roof>) -> String {
         let mut rows: Vec<_> = self.kernels.iter().collect();
         rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
-        let total: f64 = rows.iter().map(|(_, t)| t.seconds).sum();
+        let total = self.seconds();
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(6).max(6);
-        writeln!(f, "{:width$} {:>10} {:>10} {:>6} {:>9} {:>9}", "kernel", "dispatches", "ms", "%", "GB/s", "Gop/s")?;
-        for (name, t) in rows {
-            writeln!(
-                f,
-                "{name:width$} {:>10} {:>10.3} {:>6.1} {:>9.2} {:>9.2}",
-                t.dispatches,
-                t.seconds * 1e3,
-                100.0 * t.seconds / total.max(f64::MIN_POSITIVE),
-                t.bytes / t.seconds.max(f64::MIN_POSITIVE) / 1e9,
-                t.ops / t.seconds.max(f64::MIN_POSITIVE) / 1e9,
-            )?;
+        let mut out = format!(
+            "{:width$} {:>10} {:>10} {:>6} {:>9} {:>9}",
+            "kernel", "dispatches", "ms", "%", "GB/s", "Gop/s"
+        );
+        if roof.is_some() {
+            out += &format!(" {:>9} {:>9}", "% memory", "% arith.");
         }
-        write!(f, "{:width$} {:>10} {:>10.3}", "all", "", total * 1e3)
+        for (name, time) in rows {
+            let seconds = time.seconds.max(f64::MIN_POSITIVE);
+            out += &format!(
+                "\n{name:width$} {:>10} {:>10.3} {:>6.1} {:>9.2} {:>9.2}",
+                time.dispatches,
+                time.seconds * 1e3,
+                100.0 * time.seconds / total.max(f64::MIN_POSITIVE),
+                time.bytes / seconds / 1e9,
+                time.ops / seconds / 1e9,
+            );
+            if let Some(roof) = roof {
+                let ops = if time.is_float { roof.f32_ops } else { roof.int8_ops };
+                out += &format!(
+                    " {:>9.1} {:>9.1}",
+                    100.0 * time.bytes / seconds / roof.bytes,
+                    100.0 * time.ops / seconds / ops
+                );
+            }
+        }
+        out + &format!("\n{:width$} {:>10} {:>10.3}", "all", "", total * 1e3)
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table(None))
     }
 }
 
@@ -103,7 +157,14 @@ impl Recording {
     }
 
     /// Runs a kernel.
-    pub fn dispatch(&mut self, kernel: Kernel, params: &impl Pod, bindings: &[&Buffer], grid: Grid, cost: Cost) {
+    pub fn dispatch(
+        &mut self,
+        kernel: Kernel,
+        params: &impl Pod,
+        bindings: &[&Buffer],
+        grid: Grid,
+        cost: Cost,
+    ) {
         debug_assert_eq!(kernel.bindings().len(), bindings.len(), "{kernel}");
         let bytes = bytemuck::bytes_of(params);
         let params_at = self.params.len();
@@ -121,7 +182,11 @@ impl Recording {
     }
 
     /// Submits everything recorded and forgets it. `params`: where parameters go, made larger if need be.
-    pub fn submit(&mut self, params: &mut Option<Buffer>, profile: Option<&mut Profile>) -> Result<Option<Submission>, GpuError> {
+    pub fn submit(
+        &mut self,
+        params: &mut Option<Buffer>,
+        profile: Option<&mut Profile>,
+    ) -> Result<Option<Submission>, GpuError> {
         let n_bytes = self.params.len() as u64;
         if params.as_ref().is_none_or(|buffer| buffer.size() < n_bytes) {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
@@ -170,6 +235,7 @@ impl Recording {
                 time.seconds += seconds;
                 time.bytes += cost.bytes;
                 time.ops += cost.ops;
+                time.is_float = kernel.is_float();
             }
         }
         Ok(Some(submission))

@@ -83,14 +83,11 @@ fn kernels_translate_to_every_back_end() {
             let options = spv::Options { lang_version: (1, 3), ..Default::default() };
             let words = spv::write_vec(&module, &info, &options, None).expect(&context);
             assert!(words.len() > 100);
-            let mut options = msl::Options {
-                lang_version: (2, 4),
-                fake_missing_bindings: true,
-                ..Default::default()
-            };
+            let mut options =
+                msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
             options.spirv_cross_compatibility = false;
-            let (text, _) =
-                msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect(&context);
+            let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+                .expect(&context);
             assert!(text.contains("kernel void"), "{context}");
             let mut text = String::new();
             let options = hlsl::Options {
@@ -139,12 +136,18 @@ fn kernels_pass_tint() {
         .collect();
     let script = folder.join("validate.mjs");
     std::fs::copy(root.join("tests/tint/validate.mjs"), &script).unwrap();
-    let mut node =
-        Command::new("node").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut node = Command::new("node")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let input = serde_json::json!({"modules": modules}).to_string();
     node.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = node.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     println!("{said}");
 }

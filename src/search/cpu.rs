@@ -98,7 +98,15 @@ fn one<V: Vectors>(
             rows.prepare(model.metric, &query.reduced, &mut query.rows);
             for &list in &scratch.lists {
                 let range = model.lists.range(list as usize);
-                scorer::rows::cpu::scan(simd, rows, model.metric, &query.rows, range, &mut scratch.kept, &id_of);
+                scorer::rows::cpu::scan(
+                    simd,
+                    rows,
+                    model.metric,
+                    &query.rows,
+                    range,
+                    &mut scratch.kept,
+                    &id_of,
+                );
             }
         }
     }

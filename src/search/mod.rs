@@ -161,14 +161,19 @@ enum Host {
 
 impl Backend {
     /// The backend for a device, and why it was taken.
-    fn choose(model: &Model, device: Device) -> Result<(Self, DeviceInfo), DeviceError> {
+    fn choose(
+        #[cfg(feature = "gpu")] model: &Model,
+        device: Device,
+    ) -> Result<(Self, DeviceInfo), DeviceError> {
         let cpu = |simd: Simd, reason: String| {
             (Self::Host(Host::Cpu(simd)), DeviceInfo { name: format!("cpu:{}", simd.name()), reason })
         };
         Ok(match device {
             #[cfg(feature = "gpu")]
             Device::Auto => {
-                match Gpu::open(&crate::gpu::GpuOptions::default()).and_then(|gpu| Self::gpu(model, gpu, "chosen")) {
+                match Gpu::open(&crate::gpu::GpuOptions::default())
+                    .and_then(|gpu| Self::gpu(model, gpu, "chosen"))
+                {
                     Ok(chosen) => chosen,
                     Err(e) => cpu(Simd::detect(), format!("chosen: {e}")),
                 }
@@ -200,7 +205,11 @@ impl Backend {
 
 impl Searcher {
     pub(crate) fn new(model: Arc<Model>, device: Device) -> Result<Self, DeviceError> {
-        let (backend, device) = Backend::choose(&model, device)?;
+        let (backend, device) = Backend::choose(
+            #[cfg(feature = "gpu")]
+            &model,
+            device,
+        )?;
         Ok(Self { model, backend, device, scratch: Mutex::new(Vec::new()) })
     }
 
@@ -208,6 +217,16 @@ impl Searcher {
     #[must_use]
     pub fn device(&self) -> &DeviceInfo {
         &self.device
+    }
+
+    /// The GPU in use, if it is one.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.backend {
+            Backend::Gpu(gpu) => Some(gpu.gpu()),
+            Backend::Host(_) => None,
+        }
     }
 
     /// The effort that these parameters mean for this index.
@@ -256,7 +275,7 @@ impl Searcher {
         queries: &impl Vectors,
         params: SearchParams,
     ) -> Result<(Hits, Profile), SearchError> {
-        if !matches!(&self.backend, Backend::Gpu(gpu) if gpu.has_timestamps()) {
+        if !self.gpu().is_some_and(Gpu::has_timestamps) {
             return Err(SearchError::NoProfile(self.device.name.clone()));
         }
         let mut profile = Profile::default();

@@ -98,7 +98,7 @@ pub fn gpu_with(options: nearfield::GpuOptions) -> Option<nearfield::Gpu> {
 #[cfg(feature = "gpu")]
 pub fn gpu() -> Option<nearfield::Gpu> {
     static SHARED: std::sync::OnceLock<Option<nearfield::Gpu>> = std::sync::OnceLock::new();
-    SHARED.get_or_init(|| gpu_with(nearfield::GpuOptions { tier: std::env::var("T").ok().map(|t| t.parse().unwrap()), ..Default::default() })).clone()
+    SHARED.get_or_init(|| gpu_with(nearfield::GpuOptions::default())).clone()
 }
 
 pub fn embedded(name: &str) -> PathBuf {

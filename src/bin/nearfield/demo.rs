@@ -8,53 +8,23 @@ use ndarray::Array2;
 use nearfield::{Device, Index, Metric, SearchParams, Vectors, eval};
 use serde_json::json;
 
-use crate::{error::CliError, report};
+use crate::{
+    embedded::{Embedded, N_PROBE, N_RERANK, SPEC},
+    error::CliError,
+    report,
+};
 
-const BASE: &[u8] = include_bytes!("../../../examples/data/wordnet/base.i8bin");
-const QUERIES: &[u8] = include_bytes!("../../../examples/data/wordnet/query.i8bin");
 const BASE_TEXT: &str = include_str!("../../../examples/data/wordnet/base.txt");
 const QUERY_TEXT: &str = include_str!("../../../examples/data/wordnet/query.txt");
 
-const SPEC: &str = "PCA128,IVF128,RRR32,Refine(f16)";
 const K: usize = 10;
-const N_PROBE: usize = 16;
-const N_RERANK: usize = 100;
 
 /// Queries shown, and neighbours of each.
 const SHOWN: usize = 4;
 const SHOWN_NEIGHBOURS: usize = 3;
 
-/// An `.i8bin` file in memory.
-struct Embedded {
-    values: &'static [u8],
-    dim: usize,
-}
-
-impl Embedded {
-    fn new(file: &'static [u8]) -> Self {
-        let word = |at: usize| u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]);
-        Self { values: &file[8..], dim: word(4) as usize }
-    }
-}
-
-impl Vectors for Embedded {
-    fn n_rows(&self) -> usize {
-        self.values.len() / self.dim
-    }
-
-    fn dim(&self) -> usize {
-        self.dim
-    }
-
-    fn read(&self, row: usize, out: &mut [f32]) {
-        for (out, &v) in out.iter_mut().zip(&self.values[row * self.dim..]) {
-            *out = f32::from(v.cast_signed());
-        }
-    }
-}
-
 pub fn run(json: bool) -> Result<(), CliError> {
-    let (base, queries) = (Embedded::new(BASE), Embedded::new(QUERIES));
+    let (base, queries) = (Embedded::base(), Embedded::queries());
     let texts: Vec<&str> = BASE_TEXT.lines().collect();
     let query_texts: Vec<&str> = QUERY_TEXT.lines().collect();
     let spec = SPEC.parse().map_err(|e: nearfield::SpecError| CliError::Usage(e.to_string()))?;
@@ -98,7 +68,7 @@ pub fn run(json: bool) -> Result<(), CliError> {
     report::line(&format!(
         "{} WordNet glosses as {}-dimensional sentence embeddings; {} more held out as queries\n",
         base.n_rows(),
-        base.dim,
+        base.dim(),
         queries.n_rows()
     ))?;
     let text = |id: u64| {
@@ -122,7 +92,7 @@ pub fn run(json: bool) -> Result<(), CliError> {
     report::line(&format!("device     {}", searcher.device()))?;
     report::line(&format!("recall@{K}  {recall:.3}  (n_probe {N_PROBE}, n_rerank {N_RERANK})"))?;
     report::line(&format!(
-        "speed      {qps:.0} queries a second on {} threads; exact search: {exact_qps:.0}",
+        "speed      {qps:.0} queries a second; exact search on {} threads: {exact_qps:.0}",
         rayon::current_num_threads()
     ))
 }

@@ -1,9 +1,69 @@
-//! `nearfield devices`
+//! `nearfield devices`, and the arguments that choose one.
 
-use nearfield::Simd;
+use nearfield::{Device, Simd};
 use serde_json::json;
 
 use crate::{error::CliError, report};
+
+/// Where to search.
+#[derive(clap::Args, Clone)]
+pub struct DeviceArgs {
+    /// auto (a hardware GPU, else the CPU), cpu, cpu:NAME, gpu, gpu:NAME (part of the adapter's name; software only so)
+    /// or reference; see `nearfield devices`.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    #[command(flatten)]
+    pub gpu: GpuArgs,
+}
+
+/// How much of a GPU to use.
+#[derive(clap::Args, Clone)]
+pub struct GpuArgs {
+    /// GPU memory for the index and its searches, as 512MiB or 4GiB; an index beyond it streams through, slowly.
+    #[cfg(feature = "gpu")]
+    #[arg(long, value_parser = bytes)]
+    gpu_memory: Option<u64>,
+    /// Highest capability tier to use: floor, subgroups or subgroups-f16.
+    #[cfg(feature = "gpu")]
+    #[arg(long)]
+    gpu_tier: Option<nearfield::Tier>,
+}
+
+impl GpuArgs {
+    /// The device of a name, as these arguments have it.
+    pub fn device(&self, name: &str) -> Result<Device, CliError> {
+        let device = name.parse()?;
+        #[cfg(feature = "gpu")]
+        if self.gpu_memory.is_some() || self.gpu_tier.is_some() {
+            return match device {
+                Device::Gpu(options) => Ok(Device::Gpu(nearfield::GpuOptions {
+                    memory: self.gpu_memory,
+                    tier: self.gpu_tier,
+                    ..options
+                })),
+                _ => Err(CliError::Usage(format!(
+                    "--gpu-memory, --gpu-tier: expected a device gpu or gpu:NAME, got {name}"
+                ))),
+            };
+        }
+        Ok(device)
+    }
+}
+
+/// `512MiB` and the like.
+#[cfg(feature = "gpu")]
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        _ => 0,
+    };
+    let given = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+    given.ok_or_else(|| format!("expected bytes, as in 512MiB or 4GiB, got `{text}`"))
+}
 
 pub fn run(json: bool) -> Result<(), CliError> {
     let best = Simd::detect();
@@ -12,15 +72,70 @@ pub fn run(json: bool) -> Result<(), CliError> {
         let cpu: Vec<_> = Simd::available()
             .iter()
             .rev()
-            .map(|simd| json!({ "device": format!("cpu:{}", simd.name()), "chosen": *simd == best }))
+            .map(|simd| json!({ "device": format!("cpu:{}", simd.name()), "best": *simd == best }))
             .collect();
-        return report::line(&json!({ "cores": cores, "devices": cpu, "gpu": null }).to_string());
+        return report::line(&json!({ "cores": cores, "devices": cpu, "gpus": gpus_json() }).to_string());
     }
     report::line(&format!("CPU, {cores} cores; instruction sets with kernels here:"))?;
     for simd in Simd::available().into_iter().rev() {
-        let note = if simd == best { "  chosen by auto and cpu" } else { "" };
+        let note = if simd == best { "  chosen by cpu" } else { "" };
         report::line(&format!("  cpu:{:<14}{note}", simd.name()))?;
     }
     report::line("reference         plain code that says what every device means; slow")?;
-    report::line("GPU               none: this version searches on the CPU only")
+    gpus()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus() -> Result<(), CliError> {
+    report::line("GPU               none: this build lacks the feature `gpu`; auto chooses the CPU")
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus_json() -> serde_json::Value {
+    json!([])
+}
+
+#[cfg(feature = "gpu")]
+fn gpus() -> Result<(), CliError> {
+    let adapters = nearfield::Gpu::adapters();
+    if adapters.is_empty() {
+        return report::line(
+            "GPU               none: no Vulkan, Metal or DX12 driver was found; auto chooses the CPU",
+        );
+    }
+    for (i, a) in adapters.iter().enumerate() {
+        let note = match (i, a.is_software()) {
+            (_, true) => "  used only when named",
+            (0, false) => "  chosen by auto and gpu",
+            _ => "",
+        };
+        report::line(&format!("gpu:{}{note}", a.name))?;
+        report::line(&format!("  {}, {}, driver {}", a.kind, a.backend, a.driver))?;
+        report::line(&format!(
+            "  tier {}; bindings up to {}, buffers up to {}, {} workgroups a dimension, subgroups of {} to {}",
+            a.tier,
+            report::size(a.max_binding),
+            report::size(a.max_buffer),
+            a.max_workgroups,
+            a.subgroup_size.0,
+            a.subgroup_size.1,
+        ))?;
+        for missing in &a.missing {
+            report::line(&format!("  lacks {missing}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "gpu")]
+fn gpus_json() -> serde_json::Value {
+    let one = |a: &nearfield::AdapterSummary| {
+        json!({
+            "device": format!("gpu:{}", a.name), "kind": a.kind, "backend": a.backend, "driver": a.driver,
+            "tier": a.tier.to_string(), "max_binding": a.max_binding, "max_buffer": a.max_buffer,
+            "max_workgroups": a.max_workgroups, "subgroup_size": [a.subgroup_size.0, a.subgroup_size.1],
+            "missing": a.missing,
+        })
+    };
+    nearfield::Gpu::adapters().iter().map(one).collect()
 }

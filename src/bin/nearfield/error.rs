@@ -14,6 +14,9 @@ pub enum CliError {
     /// The device cannot be used.
     #[error("{0}")]
     Device(#[from] DeviceError),
+    /// The device failed.
+    #[error("{0}")]
+    DeviceFailed(String),
     /// The system refused to read or write.
     #[error("{0}")]
     Io(String),
@@ -28,7 +31,7 @@ impl CliError {
         match self {
             Self::Usage(_) => 2,
             Self::Input(_) => 3,
-            Self::Device(_) => 4,
+            Self::Device(_) | Self::DeviceFailed(_) => 4,
             Self::Io(_) | Self::Closed => 5,
         }
     }
@@ -75,7 +78,12 @@ impl From<SaveError> for CliError {
 
 impl From<SearchError> for CliError {
     fn from(e: SearchError) -> Self {
-        Self::Input(e.to_string())
+        match e {
+            #[cfg(feature = "gpu")]
+            SearchError::Gpu(_) => Self::DeviceFailed(e.to_string()),
+            SearchError::NoProfile(_) => Self::DeviceFailed(e.to_string()),
+            _ => Self::Input(e.to_string()),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2, s};
 use nearfield::{Effort, Hits, Index, SearchParams, Searcher, Vectors, eval::Recall, io};
 use serde_json::json;
 
-use crate::{build::limit_threads, error::CliError, report};
+use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, report};
 
 /// Measure recall and speed over a range of efforts.
 ///
@@ -42,9 +42,8 @@ pub struct Args {
     /// Queries a call: 1, all, or a number.
     #[arg(long, default_value = "all")]
     batch: Batch,
-    /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Read the index into memory (huge pages) instead of mapping it: slower to open, faster to search.
     #[arg(long)]
     load: bool,

@@ -1,8 +1,10 @@
 //! The `nearfield` command: build, search and judge indexes of vectors.
 
+mod bench;
 mod build;
 mod demo;
 mod devices;
+mod embedded;
 mod error;
 mod eval;
 mod info;
@@ -46,6 +48,8 @@ enum Command {
     Truth(truth::Args),
     /// Measure recall and speed over a range of efforts.
     Eval(eval::Args),
+    /// Run the same batches on every device and print them side by side.
+    Bench(bench::Args),
     /// Show what an index consists of.
     Info(info::Args),
     /// Check an index file against its checksums.
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(&args, json),
         Command::Truth(args) => truth::run(&args, json),
         Command::Eval(args) => eval::run(&args, json),
+        Command::Bench(args) => bench::run(&args, json),
         Command::Info(args) => info::show(&args, json),
         Command::Verify(args) => info::verify(&args, json),
         Command::Devices => devices::run(json),

@@ -8,11 +8,9 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nearfield::{
-    Device, DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, io::VectorFile,
-};
+use nearfield::{DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, io::VectorFile};
 
-use crate::error::CliError;
+use crate::{devices::DeviceArgs, error::CliError};
 
 /// A progress bar with the time left; nothing where stderr is not a terminal.
 pub fn bar(message: &str, total: u64) -> ProgressBar {
@@ -103,6 +101,15 @@ pub fn bytes(n: usize) -> String {
     }
 }
 
+/// A limit in binary units.
+#[cfg(feature = "gpu")]
+pub fn size(n: u64) -> String {
+    match n {
+        _ if n >= 1 << 30 => format!("{:.1} GiB", n as f64 / f64::from(1 << 30)),
+        _ => format!("{} MiB", n >> 20),
+    }
+}
+
 /// Refuses an output that cannot be written, before any work is done: one that is an input, lies in a folder
 /// that does not exist, or has not the extension asked for.
 pub fn check_output(
@@ -155,12 +162,28 @@ pub fn named<T>(path: &Path, opened: Result<T, OpenError>) -> Result<T, CliError
 }
 
 /// Opens an index and a searcher, and says which device is used.
-pub fn searcher(index: &Path, device: &str, load: bool) -> Result<(Index, Searcher), CliError> {
-    let device: Device = device.parse()?;
+pub fn searcher(index: &Path, device: &DeviceArgs, load: bool) -> Result<(Index, Searcher), CliError> {
+    let device = device.gpu.device(&device.device)?;
     let index = named(index, if load { Index::load(index) } else { Index::open(index) })?;
     let searcher = index.searcher(device).map_err(|e: DeviceError| CliError::Device(e))?;
     eprintln!("device: {}", searcher.device());
     Ok((index, searcher))
+}
+
+/// Prints where the time on a GPU went, beside what the device can do.
+#[cfg(feature = "gpu")]
+pub fn profile(searcher: &Searcher, profile: &nearfield::Profile) {
+    // Without measured limits the table still stands.
+    let roof = searcher.gpu().and_then(|gpu| gpu.roof().ok());
+    if let Some(roof) = &roof {
+        eprintln!(
+            "measured limits: {:.1} GB/s, {:.1} Gop/s in int8, {:.1} Gop/s in f32",
+            roof.bytes / 1e9,
+            roof.int8_ops / 1e9,
+            roof.f32_ops / 1e9
+        );
+    }
+    eprintln!("{}", profile.table(roof.as_ref()));
 }
 
 /// Says where a search uses other numbers than it was given.

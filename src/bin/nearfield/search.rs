@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nearfield::{Hits, NO_ID, SearchParams, Vectors, io};
 use serde_json::json;
 
-use crate::{build::limit_threads, error::CliError, report};
+use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, report};
 
 /// Find the nearest neighbours of queries.
 #[derive(clap::Args)]
@@ -23,15 +23,18 @@ pub struct Args {
     /// Candidates scored exactly: more find more and take longer. 5·k, at least 50, if not given.
     #[arg(long)]
     n_rerank: Option<usize>,
-    /// auto, cpu, cpu:NAME (see `nearfield devices`) or reference.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Read the index into memory (huge pages) instead of mapping it: slower to open, faster to search.
     #[arg(long)]
     load: bool,
     /// Threads; all cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Print where the time on the GPU went, kernel by kernel, on stderr.
+    #[cfg(feature = "gpu")]
+    #[arg(long)]
+    profile: bool,
     /// Write the ids to this .npy file (i64, −1 where there is no neighbour) instead of stdout.
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -85,9 +88,20 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let mut ids = Vec::new();
     let mut scores = Vec::new();
+    #[cfg(feature = "gpu")]
+    let mut profile = nearfield::Profile::default();
     let bar = report::bar("search", n as u64);
     for start in (0..n).step_by(STEP) {
         let window = Window { vectors: &queries, start, n_rows: STEP.min(n - start) };
+        #[cfg(feature = "gpu")]
+        let hits = if args.profile {
+            let (hits, times) = searcher.profile(&window, params).map_err(|e| named(e, start))?;
+            profile.add(&times);
+            hits
+        } else {
+            searcher.search_vectors(&window, params).map_err(|e| named(e, start))?
+        };
+        #[cfg(not(feature = "gpu"))]
         let hits = searcher.search_vectors(&window, params).map_err(|e| named(e, start))?;
         if args.output.is_some() || args.scores.is_some() {
             ids.extend(hits.ids.iter().copied());
@@ -99,6 +113,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         bar.inc(window.n_rows as u64);
     }
     bar.finish_and_clear();
+    #[cfg(feature = "gpu")]
+    if args.profile {
+        report::profile(&searcher, &profile);
+    }
     let shape = (n, args.k);
     if let Some(path) = &args.output {
         let ids = ndarray::Array2::from_shape_vec(shape, ids).map_err(|e| CliError::Input(e.to_string()))?;

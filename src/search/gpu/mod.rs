@@ -162,9 +162,9 @@ impl GpuSearcher {
         }
     }
 
-    /// Whether profiles can be had.
-    pub fn has_timestamps(&self) -> bool {
-        self.gpu.has_timestamps()
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
     }
 
     /// Searches all queries of a request.
@@ -187,7 +187,8 @@ impl GpuSearcher {
             if first < n {
                 let rows = plan.rows.min(n - first);
                 let queries = read_queries(model, request, first, rows)?;
-                let mut lane = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+                let mut lane =
+                    self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
                 let submission = self.submit(
                     model,
                     (&plan, n_probe, effort.n_rerank, request.k),
@@ -201,7 +202,15 @@ impl GpuSearcher {
             }
             if let Some((from, rows, lane, submission)) = in_flight.take() {
                 let places = from * request.k..(from + rows) * request.k;
-                self.take(model, request.k, rows, &lane, submission, &mut ids[places.clone()], &mut scores[places])?;
+                self.take(
+                    model,
+                    request.k,
+                    rows,
+                    &lane,
+                    submission,
+                    &mut ids[places.clone()],
+                    &mut scores[places],
+                )?;
                 self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
             }
             in_flight = next;
@@ -407,7 +416,13 @@ impl Chunk<'_> {
         }
         let reduced = self.reduced();
         let codes = (&self.scratch.codes, searcher.steps);
-        primitives::quantise(&mut self.recording, self.n_rows, (&reduced, s, stride), codes, &self.scratch.heads);
+        primitives::quantise(
+            &mut self.recording,
+            self.n_rows,
+            (&reduced, s, stride),
+            codes,
+            &self.scratch.heads,
+        );
     }
 
     /// The queries that scorers see.
@@ -630,12 +645,7 @@ impl Chunk<'_> {
 }
 
 /// The candidates among the points.
-fn points<'a>(
-    searcher: &'a GpuSearcher,
-    scratch: &'a Scratch,
-    plan: &BatchPlan,
-    n_rows: usize,
-) -> Rows<'a> {
+fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan, n_rows: usize) -> Rows<'a> {
     Rows {
         candidates: &scratch.candidates,
         states: &scratch.states,

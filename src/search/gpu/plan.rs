@@ -78,8 +78,7 @@ impl Bounds {
         }
         // Two pairs a list, and grouping saves more than its dispatches cost.
         let pairs = rows * n_probe;
-        let plan =
-            if rows > 1 && pairs >= 2 * n_lists { Plan::ClusterMajor } else { Plan::QueryMajor };
+        let plan = if rows > 1 && pairs >= 2 * n_lists { Plan::ClusterMajor } else { Plan::QueryMajor };
         let slots = (buffer / (rows * slots_row)).min(by_groups / rows * row_groups / tiles).max(1);
         let mean = self.largest[n_lists].div_ceil(n_lists).max(1);
         let first = (2 * keep).div_ceil(mean);

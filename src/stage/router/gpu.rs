@@ -45,11 +45,8 @@ impl GpuRouter {
         lists: &Buffer,
         (candidates, states): (&Buffer, &Buffer),
     ) {
-        let params = RouterParams {
-            grid_width: recording.gpu().grid_width(),
-            n_rows: narrow(n_rows),
-            ..self.params
-        };
+        let params =
+            RouterParams { grid_width: recording.gpu().grid_width(), n_rows: narrow(n_rows), ..self.params };
         let groups = n_rows.div_ceil(QUERIES) as u64 * u64::from(params.list_tiles);
         let (n, l) = (n_rows as f64, f64::from(params.n_lists));
         let components = f64::from(params.query_steps) * 16.0;

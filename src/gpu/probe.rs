@@ -1,0 +1,69 @@
+//! What a device can do at most, measured: the limits that a profile holds its kernels against.
+
+use super::{
+    Gpu, GpuError, Profile,
+    kernel::{Kernel, Probe},
+    layout::SelectParams,
+    recording::{Cost, Grid, Recording},
+};
+
+/// Rates that small kernels of one purpose reach on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Roof {
+    /// Bytes a second, read and written.
+    pub bytes: f64,
+    /// Int8 operations a second by `dot4I8Packed`, a multiplication with its addition counted as two.
+    pub int8_ops: f64,
+    /// f32 operations a second by multiply-add, counted as two.
+    pub f32_ops: f64,
+}
+
+/// Bytes copied: beyond the caches of most devices, within every binding.
+const COPIED: u32 = 64 << 20;
+/// Workgroups of the arithmetic probes: enough to fill any device.
+const GROUPS: u32 = 1 << 10;
+/// Length of their chains: 2^10 · 256 · 128 · 8 steps are 0.3 G, milliseconds on a device in software.
+const CHAIN: u32 = 1 << 7;
+
+impl Gpu {
+    /// Measures memory and arithmetic, in well under a second on hardware.
+    ///
+    /// # Errors
+    /// [`GpuError::NoTimestamps`] where the device has no clock, else what failed.
+    pub fn roof(&self) -> Result<Roof, GpuError> {
+        if !self.has_timestamps() {
+            return Err(GpuError::NoTimestamps { adapter: self.adapter().name.clone() });
+        }
+        let copied = u64::from(COPIED).min(self.max_binding());
+        let (source, target) = (self.buffer("probe", copied)?, self.buffer("probe", copied)?);
+        let width = self.grid_width();
+        let quads = u32::try_from(copied / 16).unwrap_or(u32::MAX);
+        let groups = GROUPS.min(width);
+        let ops = f64::from(groups) * 256.0 * f64::from(CHAIN) * 8.0;
+        let (mut best, mut params) = ([0.0_f64; 3], None);
+        // The first run compiles and warms up, the best of the others counts.
+        for _ in 0..4 {
+            let mut profile = Profile::default();
+            let mut recording = Recording::new(self);
+            let copy = SelectParams { grid_width: width, n_rows: quads, stride: 0, keep: 0 };
+            let cost = Cost { bytes: 2.0 * copied as f64, ops: 0.0 };
+            let grid = Grid::Groups(copied.div_ceil(4096));
+            recording.dispatch(Kernel::Probe(Probe::Copy), &copy, &[&source, &target], grid, cost);
+            let chain = SelectParams { grid_width: width, n_rows: 0, stride: 0, keep: CHAIN };
+            for (probe, ops) in [(Probe::Dot4, 8.0 * ops), (Probe::Fma, 2.0 * ops)] {
+                let grid = Grid::Groups(u64::from(groups));
+                recording.dispatch(Kernel::Probe(probe), &chain, &[&target], grid, Cost { bytes: 0.0, ops });
+            }
+            recording.submit(&mut params, Some(&mut profile))?;
+            for (best, probe) in best.iter_mut().zip([Probe::Copy, Probe::Dot4, Probe::Fma]) {
+                if let Some(time) = profile.kernels.get(Kernel::Probe(probe).name())
+                    && time.seconds > 0.0
+                {
+                    *best = best.max((time.bytes + time.ops) / time.seconds);
+                }
+            }
+        }
+        Ok(Roof { bytes: best[0], int8_ops: best[1], f32_ops: best[2] })
+    }
+}
