@@ -1,12 +1,13 @@
-// y = qW: a workgroup makes a tile of TILE_ROWS queries × 64 outputs, one invocation TILE_ROWS / 16 × 4 of them.
+// y = qW: a workgroup makes a tile of 64 queries × 64 outputs, one invocation 4 × 4 of them.
 //
-// Grid: ceil(n_rows / TILE_ROWS) · ceil(y_stride / 64). Reads 2·d·s bytes of W a tile of queries and 4·d bytes a query and
+// Grid: ceil(n_rows / 64) · ceil(y_stride / 64). Reads 2·d·s bytes of W a tile of queries and 4·d bytes a query and
 // 64 outputs. Sums run over d in order, so the error is d/2 roundings at most. Twin: `transform/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: ProjectParams;
 @group(0) @binding(1) var<storage, read> queries: array<f32>; // [n_rows, q_stride]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [n_rows, y_stride], zero beyond s
 
 const K_STEP = 16u;
+const TILE_ROWS = 64u;
 
 var<workgroup> sh_q: array<f32, K_STEP * TILE_ROWS>; // [K_STEP][TILE_ROWS]
 var<workgroup> sh_w: array<vec4<f32>, K_STEP * 16u>; // [K_STEP][64 outputs]
@@ -66,18 +67,14 @@ fn transform_project(
             let weights = sh_w[step * 16u + tx];
             let at = step * TILE_ROWS + ty;
             sums_0 += sh_q[at] * weights;
-            if (TILE_ROWS > 16u) {
-                sums_1 += sh_q[at + 16u] * weights;
-                sums_2 += sh_q[at + 32u] * weights;
-                sums_3 += sh_q[at + 48u] * weights;
-            }
+            sums_1 += sh_q[at + 16u] * weights;
+            sums_2 += sh_q[at + 32u] * weights;
+            sums_3 += sh_q[at + 48u] * weights;
         }
     }
     let column = column_from + tx * 4u;
     put(row_from + ty, column, sums_0);
-    if (TILE_ROWS > 16u) {
-        put(row_from + ty + 16u, column, sums_1);
-        put(row_from + ty + 32u, column, sums_2);
-        put(row_from + ty + 48u, column, sums_3);
-    }
+    put(row_from + ty + 16u, column, sums_1);
+    put(row_from + ty + 32u, column, sums_2);
+    put(row_from + ty + 48u, column, sums_3);
 }

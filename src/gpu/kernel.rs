@@ -3,6 +3,7 @@
 //! | kernel | owns | twin |
 //! |---|---|---|
 //! | `transform_project` | a tile of queries × 64 outputs | `stage/transform/cpu.rs` |
+//! | `transform_project_few` | 16 outputs of a query | `stage/transform/cpu.rs` |
 //! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
 //! | `candidates_select` | a row: the best, unordered | `topk.rs` |
@@ -53,7 +54,7 @@ const BLOCKS: Part = part!("shared/blocks");
 const SPAN: Part = part!("shared/span");
 const SURVIVORS: Part = part!("shared/survivors");
 
-/// How many queries a projection's tile holds.
+/// How many queries a projection is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tile {
     Few,
@@ -158,7 +159,8 @@ impl Kernel {
     /// Its file, which is also its entry point.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Project(_) => "transform_project",
+            Self::Project(Tile::Few) => "transform_project_few",
+            Self::Project(Tile::Many) => "transform_project",
             Self::Quantise => "quantise",
             Self::Router => "router_score",
             Self::Select(_) => "candidates_select",
@@ -206,10 +208,9 @@ impl Kernel {
             Self::Project(tile) => parts.extend([
                 if has_f16 { WEIGHTS_F16 } else { WEIGHTS_UNPACK },
                 match tile {
-                    Tile::Few => part!("shared/rows_16"),
-                    Tile::Many => part!("shared/rows_64"),
+                    Tile::Few => part!("transform_project_few"),
+                    Tile::Many => part!("transform_project"),
                 },
-                part!("transform_project"),
             ]),
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),

@@ -30,9 +30,12 @@ impl GpuPca {
         (queries, q_stride): (&Buffer, usize),
         (reduced, y_stride): (&Buffer, usize),
     ) {
-        // Up to 16 queries a small tile reads W just as often and multiplies less by nothing.
-        let (tile, tile_rows) = if n_rows <= 16 { (Tile::Few, 16) } else { (Tile::Many, 64) };
-        let column_tiles = y_stride.div_ceil(64);
+        // Up to 16 queries fill less than half of a tile, and reading W once a query costs less than walking over it.
+        let (tile, groups, column_tiles) = if n_rows <= 16 {
+            (Tile::Few, n_rows * y_stride.div_ceil(16), y_stride.div_ceil(16))
+        } else {
+            (Tile::Many, n_rows.div_ceil(64) * y_stride.div_ceil(64), y_stride.div_ceil(64))
+        };
         let params = ProjectParams {
             grid_width: recording.gpu().grid_width(),
             n_rows: narrow(n_rows),
@@ -43,7 +46,6 @@ impl GpuPca {
             column_tiles: narrow(column_tiles),
             pad: 0,
         };
-        let groups = n_rows.div_ceil(tile_rows) * column_tiles;
         let (n, d, s) = (n_rows as f64, self.d as f64, self.s as f64);
         let cost = Cost { bytes: 2.0 * d * s + 4.0 * n * (d + s), ops: 2.0 * n * d * s };
         let bindings = [queries, &self.w, reduced];
