@@ -15,6 +15,8 @@ mod probe;
 pub(crate) mod recording;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twins;
 
 pub use device::{AdapterSummary, Gpu, GpuOptions, Tier};
 pub(crate) use device::{Buffer, Submission};

@@ -390,6 +390,11 @@ impl<V: Vectors> Request<'_, V> {
     /// Reads and checks one query, scaled to unit length under cosine.
     fn query(&self, model: &Model, row: usize, out: &mut Vec<f32>) -> Result<(), VectorError> {
         out.resize(model.dim, 0.0);
+        self.query_into(model, row, out)
+    }
+
+    /// [`Request::query`] into a slice of the query's length.
+    fn query_into(&self, model: &Model, row: usize, out: &mut [f32]) -> Result<(), VectorError> {
         self.queries.read(row, out);
         check_row("queries", row, out, model.metric.normalises())?;
         if model.metric.normalises() {

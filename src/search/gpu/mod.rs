@@ -331,18 +331,13 @@ fn read_queries<V: Vectors>(
     use rayon::prelude::*;
     let width = padded(model.dim);
     let mut values = vec![0.0; rows * width];
-    let read = |(i, out): (usize, &mut [f32])| {
-        let mut row = Vec::new();
-        request.query(model, first + i, &mut row)?;
-        out[..row.len()].copy_from_slice(&row);
-        Ok(())
-    };
+    let read = |(i, out): (usize, &mut [f32])| request.query_into(model, first + i, &mut out[..model.dim]);
     if rows < 64 {
         values.chunks_mut(width).enumerate().try_for_each(read)?;
     } else {
         // The first error in query order, whichever thread met one first.
         let done: Vec<_> = values.par_chunks_mut(width).enumerate().map(read).collect();
-        done.into_iter().collect::<Result<(), SearchError>>()?;
+        done.into_iter().collect::<Result<(), _>>()?;
     }
     Ok(values)
 }

@@ -1,0 +1,397 @@
+//! Kernels beside their twins, one at a time. Integer stages must be equal; so must scores of small integers, which f32
+//! holds exactly in any order.
+
+use rand::RngExt as _;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::{
+    Buffer, Gpu, GpuOptions,
+    kernel::{Kernel, Plan, Tie},
+    layout::{Head, QuantiseParams, RouterParams, RowState, ScanParams, SelectParams, SortParams, narrow},
+    pages::upload,
+    recording::{Cost, Grid, Recording, read_back},
+};
+use crate::{
+    block::{BLOCK, BlockQuery, BlockShape},
+    spec::Bits,
+    topk::order_key,
+};
+
+/// The first GPU in every tier it has; none where there is none, unless `REQUIRE` names `gpu`.
+fn gpus() -> Vec<Gpu> {
+    let Some(adapter) = Gpu::adapters().into_iter().next() else {
+        let required = std::env::var("REQUIRE").unwrap_or_default().split(',').any(|name| name == "gpu");
+        assert!(!required, "REQUIRE: this machine has no GPU, not even in software");
+        eprintln!("skipped: no GPU, not even in software");
+        return Vec::new();
+    };
+    let tiers = super::Tier::ALL.into_iter().filter(|tier| *tier <= adapter.tier);
+    tiers
+        .map(|tier| {
+            let name = Some(adapter.name.clone());
+            Gpu::open(&GpuOptions { name, tier: Some(tier), ..Default::default() }).unwrap()
+        })
+        .collect()
+}
+
+fn random(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+fn held<T: bytemuck::Pod>(gpu: &Gpu, values: &[T]) -> Buffer {
+    upload(gpu, "input", bytemuck::cast_slice(values)).unwrap()
+}
+
+fn room(gpu: &Gpu, bytes: usize) -> Buffer {
+    upload(gpu, "output", &vec![0; bytes]).unwrap()
+}
+
+fn run(gpu: &Gpu, kernel: Kernel, params: &impl bytemuck::Pod, bindings: &[&Buffer], groups: usize) {
+    let mut recording = Recording::new(gpu);
+    recording.dispatch(kernel, params, bindings, Grid::Groups(groups as u64), Cost::default());
+    recording.submit(&mut None, None).unwrap();
+}
+
+fn values<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer, n: usize) -> Vec<T> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let read = gpu.create("read", buffer.size(), usage).unwrap();
+    let mut recording = Recording::new(gpu);
+    recording.copy(buffer, &read, buffer.size());
+    recording.submit(&mut None, None).unwrap();
+    let bytes = read_back(gpu, &read, buffer.size()).unwrap();
+    bytemuck::pod_collect_to_vec(&bytes[..n * size_of::<T>()])
+}
+
+#[test]
+fn quantise_equals_its_reference() {
+    for gpu in gpus() {
+        let mut rng = random(1);
+        for (n, len) in [(1, 1), (1, 2), (7, 16), (8, 17), (9, 18), (65, 33), (3, 129), (2, 500)] {
+            let mut rows: Vec<f32> = (0..n * len).map(|_| rng.random_range(-3.0..3.0)).collect();
+            // A row of zeros, and one too small to have a scale.
+            rows[..len].fill(0.0);
+            if n > 2 {
+                rows[len..2 * len].fill(1e-39);
+            }
+            let steps = (len - 1).div_ceil(16);
+            let params = QuantiseParams {
+                grid_width: gpu.grid_width(),
+                n_rows: narrow(n),
+                len: narrow(len),
+                row_stride: narrow(len),
+                steps: narrow(steps),
+                ..Default::default()
+            };
+            let (codes, heads) = (room(&gpu, n * steps * 16), room(&gpu, n * 16));
+            run(&gpu, Kernel::Quantise, &params, &[&held(&gpu, &rows), &codes, &heads], n.div_ceil(8));
+            let codes: Vec<i8> = values(&gpu, &codes, n * steps * 16);
+            let heads: Vec<Head> = values(&gpu, &heads, n);
+            for (i, row) in rows.chunks(len).enumerate() {
+                let want = BlockQuery::quantise_reference(row[0], &row[1..], steps * 16);
+                assert_eq!(codes[i * steps * 16..(i + 1) * steps * 16], want.codes, "{n}×{len} row {i}");
+                assert_eq!((heads[i].first, heads[i].sum), (want.first, want.sum));
+                assert_eq!(heads[i].scale, want.scale);
+            }
+        }
+    }
+}
+
+/// Vectors of small integers whose largest is the top code, so that the scale is 1, and queries likewise.
+struct Integers {
+    shape: BlockShape,
+    run: Vec<u8>,
+    queries: Vec<BlockQuery>,
+    n: usize,
+}
+
+impl Integers {
+    fn new(seed: u64, n: usize, components: usize, bits: Bits, has_norm: bool, n_queries: usize) -> Self {
+        let mut rng = random(seed);
+        let top = if bits == Bits::B8 { 127 } else { 7 };
+        let shape = BlockShape::new(components, bits, has_norm);
+        let vectors: Vec<Vec<f32>> = (0..n)
+            .map(|_| {
+                let mut v: Vec<f32> = (0..components).map(|_| rng.random_range(-top..=top) as f32).collect();
+                if let Some(first) = v.first_mut() {
+                    *first = top as f32;
+                }
+                v
+            })
+            .collect();
+        let mut run = vec![0; shape.run_bytes(n.div_ceil(BLOCK))];
+        let heads: Vec<(f32, f32)> =
+            (0..n).map(|_| (rng.random_range(-9..9) as f32, rng.random_range(0..99) as f32)).collect();
+        let rows = vectors.iter().zip(&heads).map(|(v, h)| (h.0, &v[..], if has_norm { h.1 } else { 0.0 }));
+        shape.encode(rows.collect::<Vec<_>>().into_iter(), &mut run);
+        let queries = (0..n_queries)
+            .map(|_| {
+                let mut codes: Vec<i8> = (0..components).map(|_| rng.random_range(-20..20)).collect();
+                let sum = codes.iter().map(|&c| i32::from(c)).sum();
+                codes.resize(components.div_ceil(16) * 16, 0);
+                BlockQuery { first: rng.random_range(-5..5) as f32, scale: 1.0, sum, codes }
+            })
+            .collect();
+        Self { shape, run, queries, n }
+    }
+
+    fn codes(&self) -> Vec<i8> {
+        self.queries.iter().flat_map(|q| q.codes.iter().copied()).collect()
+    }
+
+    fn heads(&self) -> Vec<Head> {
+        self.queries.iter().map(|q| Head { first: q.first, scale: q.scale, sum: q.sum, norm: 0.0 }).collect()
+    }
+
+    fn want(&self, query: usize, vector: usize, factor: f32) -> f32 {
+        let n_blocks = self.n.div_ceil(BLOCK);
+        self.queries[query].score_reference(self.shape, &self.run, n_blocks, vector, factor)
+    }
+}
+
+#[test]
+fn router_scores_of_integers_equal_the_reference() {
+    for gpu in gpus() {
+        for (n, components, n_queries) in [(1, 3, 1), (16, 16, 8), (65, 17, 9), (130, 200, 20)] {
+            let data = Integers::new(2, n, components, Bits::B8, true, n_queries);
+            let params = RouterParams {
+                grid_width: gpu.grid_width(),
+                n_rows: narrow(n_queries),
+                n_lists: narrow(n),
+                list_tiles: narrow(n.div_ceil(64)),
+                query_steps: narrow(components.div_ceil(16)),
+                block_words: narrow(data.shape.code_bytes() / 4),
+                firsts_at: narrow(data.shape.heads(n.div_ceil(BLOCK))[0] / 4),
+                n_places: narrow(n.div_ceil(BLOCK) * BLOCK),
+                has_norm: 1,
+                factor: -2.0,
+                ..Default::default()
+            };
+            // List 0 is empty.
+            let lists: Vec<[u32; 2]> = (0..=n).map(|list| [narrow(list.saturating_sub(1)), 0]).collect();
+            let (candidates, states) = (room(&gpu, n_queries * n * 8), room(&gpu, n_queries * 8));
+            let inputs = [
+                held(&gpu, &data.run),
+                held(&gpu, &data.codes()),
+                held(&gpu, &data.heads()),
+                held(&gpu, &lists),
+            ];
+            let bindings = [&inputs[0], &inputs[1], &inputs[2], &inputs[3], &candidates, &states];
+            run(&gpu, Kernel::Router, &params, &bindings, n_queries.div_ceil(8) * n.div_ceil(64));
+            let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
+            for (i, [key, list]) in found.into_iter().enumerate() {
+                let (query, want_list) = (i / n, i % n);
+                let want =
+                    if want_list == 0 { u32::MAX } else { order_key(data.want(query, want_list, -2.0)) };
+                assert_eq!((key, list as usize), (want, want_list), "{n} lists, {components} components");
+            }
+            assert!(values::<RowState>(&gpu, &states, n_queries).iter().all(|s| s.count == narrow(n)));
+        }
+    }
+}
+
+#[test]
+fn rrr_scores_of_integers_equal_the_reference() {
+    for gpu in gpus() {
+        for (bits, plan) in [Bits::B8, Bits::B4]
+            .into_iter()
+            .flat_map(|bits| [(bits, Plan::QueryMajor), (bits, Plan::ClusterMajor)])
+        {
+            for (n, components, n_queries, has_norm) in
+                [(1, 16, 1, false), (15, 16, 3, true), (257, 32, 8, true), (700, 144, 19, false)]
+            {
+                let data = Integers::new(3, n, components, bits, has_norm, n_queries);
+                let tiles = n.div_ceil(256);
+                let params = ScanParams {
+                    grid_width: gpu.grid_width(),
+                    n_lists: 1,
+                    n_probe: 1,
+                    n_probes: 1,
+                    n_slots: narrow(n_queries),
+                    max_tiles: narrow(tiles),
+                    tile_points: 256,
+                    page_to: narrow(n),
+                    round_to: narrow(n),
+                    query_steps: narrow(components.div_ceil(16)),
+                    block_words: narrow(data.shape.code_bytes() / 4),
+                    has_norm: u32::from(has_norm),
+                    factor: -1.0,
+                    stride: narrow(n),
+                    ..Default::default()
+                };
+                let work = n_queries.div_ceil(8) * tiles;
+                // The slots in reverse, so that slot and query differ.
+                let slots: Vec<[u32; 2]> = match plan {
+                    Plan::QueryMajor => vec![[0, 0]; n_queries],
+                    Plan::ClusterMajor => (0..n_queries).rev().map(|query| [narrow(query), 0]).collect(),
+                };
+                let row_of = |slot: usize| match plan {
+                    Plan::QueryMajor => slot,
+                    Plan::ClusterMajor => n_queries - 1 - slot,
+                };
+                // Row 0 has a floor: only scores as good as 0 survive.
+                let mut states = vec![RowState::default(); n_queries];
+                states[0].floor = !order_key(0.0);
+                let (candidates, states) = (room(&gpu, n_queries * n * 8), held(&gpu, &states));
+                let groups = [0, narrow(n_queries), 0, narrow(work)];
+                let inputs = [
+                    held(&gpu, &data.run),
+                    held(&gpu, &data.codes()),
+                    held(&gpu, &data.heads()),
+                    held(&gpu, &[[0, 0], [narrow(n), 0]]),
+                    held(&gpu, &groups),
+                    held(&gpu, &slots),
+                ];
+                let mut bindings: Vec<&Buffer> = inputs.iter().collect();
+                bindings.extend([&candidates, &states]);
+                let grid = if plan == Plan::QueryMajor { n_queries * tiles } else { work };
+                run(&gpu, Kernel::RrrScore(bits, plan), &params, &bindings, grid);
+                let states: Vec<RowState> = values(&gpu, &states, n_queries);
+                let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
+                for slot in 0..n_queries {
+                    let row = row_of(slot);
+                    let mut want: Vec<[u32; 2]> = (0..n)
+                        .map(|i| [order_key(data.want(slot, i, -1.0)), narrow(i)])
+                        .filter(|[key, _]| row != 0 || *key <= order_key(0.0))
+                        .collect();
+                    let count = states[row].count as usize;
+                    let mut got = found[row * n..row * n + count].to_vec();
+                    want.sort_unstable();
+                    got.sort_unstable();
+                    assert_eq!(got, want, "{bits:?} {plan:?} {n}×{components}, query {row}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pairs_are_grouped_by_list() {
+    for gpu in gpus() {
+        let mut rng = random(4);
+        for (n_rows, n_probe, n_lists) in [(1, 1, 1), (3, 2, 5), (70, 9, 257), (300, 4, 1000)] {
+            let routed: Vec<[u32; 2]> = (0..n_rows)
+                .flat_map(|_| rand::seq::index::sample(&mut rng, n_lists, n_probe).into_vec())
+                .map(|list| [0, narrow(list)])
+                .collect();
+            // Lists of 0, 100, 200, .. points: tiles of 256 points.
+            let mut position = 0;
+            let mut lists = vec![[0_u32, 0]];
+            for list in 0..n_lists {
+                position += list % 7 * 100;
+                lists.push([narrow(position), 0]);
+            }
+            let params = ScanParams {
+                grid_width: gpu.grid_width(),
+                n_lists: narrow(n_lists),
+                n_probe: narrow(n_probe),
+                n_probes: narrow(n_probe),
+                n_slots: narrow(n_rows * n_probe),
+                tile_points: 256,
+                page_to: narrow(position),
+                round_to: u32::MAX,
+                ..Default::default()
+            };
+            let n_slots = n_rows * n_probe;
+            let (routed_on, lists_on) = (held(&gpu, &routed), held(&gpu, &lists));
+            let [counts, ranks, groups, grid, slots] =
+                [n_lists * 4, n_slots * 4, (n_lists + 1) * 8, 16, n_slots * 8].map(|bytes| room(&gpu, bytes));
+            let mut recording = Recording::new(&gpu);
+            let pairs = super::primitives::PairBuffers {
+                routed: &routed_on,
+                lists: &lists_on,
+                counts: &counts,
+                ranks: &ranks,
+                groups: &groups,
+                grid: &grid,
+                slots: &slots,
+            };
+            super::primitives::group(&mut recording, &params, pairs);
+            recording.submit(&mut None, None).unwrap();
+            let groups: Vec<u32> = values(&gpu, &groups, 2 * (n_lists + 1));
+            let slots: Vec<[u32; 2]> = values(&gpu, &slots, n_slots);
+            let mut work = 0;
+            for list in 0..n_lists {
+                let (from, to) = (groups[list] as usize, groups[list + 1] as usize);
+                let mut want: Vec<u32> = (0..n_slots)
+                    .filter(|pair| routed[*pair][1] as usize == list)
+                    .map(|pair| narrow(pair / n_probe))
+                    .collect();
+                let mut got: Vec<u32> = slots[from..to].iter().map(|slot| slot[0]).collect();
+                got.sort_unstable();
+                want.sort_unstable();
+                assert_eq!(got, want, "list {list}");
+                assert_eq!(groups[n_lists + 1 + list], work, "first workgroup of list {list}");
+                work += narrow(want.len().div_ceil(8) * (list % 7 * 100).div_ceil(256));
+            }
+            assert_eq!(groups[2 * n_lists + 1], work);
+            assert_eq!(values::<u32>(&gpu, &grid, 3), [work, u32::from(work > 0), 1]);
+        }
+    }
+}
+
+#[test]
+fn selecting_and_sorting_follow_the_one_order() {
+    for gpu in gpus() {
+        let mut rng = random(5);
+        for count in [0_usize, 1, 2, 255, 256, 257, 1000, 5000] {
+            for keep in [1, 10, 300, 1500] {
+                // Few distinct keys, so that ties are many; ids in another order than positions.
+                let spread = [3, 1 << 20][count % 2];
+                let n_rows = 3;
+                let stride = count.max(keep).max(1);
+                let mut ties: Vec<u32> = (0..narrow(stride)).collect();
+                for i in (1..ties.len()).rev() {
+                    ties.swap(i, rng.random_range(0..=i));
+                }
+                let mut rows = vec![[u32::MAX, 0]; n_rows * stride];
+                for row in rows.chunks_mut(stride) {
+                    for (position, candidate) in row[..count].iter_mut().enumerate() {
+                        *candidate = [order_key(rng.random_range(-spread..spread) as f32), narrow(position)];
+                    }
+                }
+                let states = vec![RowState { count: narrow(count), floor: 0 }; n_rows];
+                let (candidates, states, ties_on) =
+                    (held(&gpu, &rows), held(&gpu, &states), held(&gpu, &ties));
+                let width = gpu.grid_width();
+                let select =
+                    SelectParams { grid_width: width, n_rows: 3, stride: narrow(stride), keep: narrow(keep) };
+                run(&gpu, Kernel::Select(Tie::Id), &select, &[&candidates, &states, &ties_on], n_rows);
+                let kept = count.min(keep);
+                let after: Vec<RowState> = values(&gpu, &states, n_rows);
+                assert!(
+                    after.iter().all(|state| state.count as usize == kept),
+                    "{count} cut to {keep}: {after:?}"
+                );
+                let n_out = keep + 2;
+                let sort = SortParams {
+                    grid_width: width,
+                    n_rows: 3,
+                    stride: narrow(stride),
+                    len: narrow(keep),
+                    half_len: narrow(keep.next_power_of_two() / 2),
+                    n_out: narrow(n_out),
+                    ..Default::default()
+                };
+                let heads = held(&gpu, &[Head::default(); 3]);
+                for in_workgroup in [keep <= super::kernel::SORT_MAX, false] {
+                    let sorted = room(&gpu, n_rows * n_out * 8);
+                    // The sort in place spoils its input: on a copy.
+                    let copy = held(&gpu, &values::<[u32; 2]>(&gpu, &candidates, n_rows * stride));
+                    let bindings = [&copy, &states, &ties_on, &heads, &sorted];
+                    run(&gpu, Kernel::Sort(Tie::Id, in_workgroup), &sort, &bindings, n_rows);
+                    let sorted: Vec<[u32; 2]> = values(&gpu, &sorted, n_rows * n_out);
+                    for (row, got) in rows.chunks(stride).zip(sorted.chunks(n_out)) {
+                        let mut want: Vec<[u32; 2]> = row[..count]
+                            .iter()
+                            .map(|[key, position]| [*key, ties[*position as usize]])
+                            .collect();
+                        want.sort_unstable();
+                        want.truncate(keep);
+                        want.resize(n_out, [u32::MAX; 2]);
+                        assert_eq!(got, want, "{count} cut to {keep}");
+                    }
+                }
+            }
+        }
+    }
+}
