@@ -7,7 +7,7 @@
 
 mod support;
 
-use ndarray::{Axis, s};
+use ndarray::s;
 use nearfield::{
     Device, DeviceError, Gpu, GpuError, GpuOptions, Index, Metric, NO_ID, SearchError, SearchParams, Tier,
     eval,
@@ -132,9 +132,17 @@ fn chunks_equal_single_queries() {
     let params = SearchParams::new(10).n_probe(4).n_rerank(40);
     let all = searcher.search(queries.view(), params).unwrap();
     assert_agree(&all, &search(&index, Device::cpu(), queries.view(), params), "chunks");
-    for (i, query) in queries.axis_chunks_iter(Axis(0), 1).enumerate().step_by(37) {
-        let one = searcher.search(query, params).unwrap();
-        assert_eq!(one.ids.row(0), all.ids.row(i), "query {i}");
+    for from in (0..600).step_by(37) {
+        let rows = s![from..(from + 3).min(600), ..];
+        let mut want = searcher.search(queries.slice(rows), params).unwrap();
+        let got = nearfield::Hits {
+            ids: all.ids.slice(rows).to_owned(),
+            scores: all.scores.slice(rows).to_owned(),
+        };
+        // Other plans, other kernels: ids may differ where scores differ by rounding.
+        assert_agree(&got, &want, "a part of the batch");
+        want = searcher.search(queries.slice(rows), params).unwrap();
+        assert_eq!(searcher.search(queries.slice(rows), params).unwrap(), want);
     }
 }
 
@@ -144,18 +152,15 @@ fn threads_share_a_searcher() {
     let (base, queries) = (made(2000, 32, 10), made(64, 32, 11));
     let index = build("IVF16,RRR16,Refine(f32)", Metric::L2, base.view());
     let searcher = index.searcher(gpu.into()).unwrap();
-    let params = |t: usize| SearchParams::new(3 + t).n_probe(2 + t).n_rerank(50);
-    let want: Vec<_> = (0..6).map(|t| searcher.search(queries.view(), params(t)).unwrap()).collect();
+    let ask = |t: usize| {
+        let params = SearchParams::new(3 + t).n_probe(2 + t).n_rerank(50);
+        searcher.search(queries.slice(s![..1 + t * 12, ..]), params).unwrap()
+    };
+    let alone: Vec<_> = (0..6).map(ask).collect();
     std::thread::scope(|scope| {
-        for (t, want) in want.iter().enumerate() {
-            let (searcher, queries) = (&searcher, &queries);
-            scope.spawn(move || {
-                for round in 0..10 {
-                    let rows = 1 + (t * 7 + round * 13) % 64;
-                    let got = searcher.search(queries.slice(s![..rows, ..]), params(t)).unwrap();
-                    assert_eq!(got.ids, want.ids.slice(s![..rows, ..]));
-                }
-            });
+        for (t, alone) in alone.iter().enumerate() {
+            let ask = &ask;
+            scope.spawn(move || (0..10).for_each(|_| assert_eq!(ask(t), *alone)));
         }
     });
 }

@@ -411,7 +411,7 @@ impl Gpu {
         let memory = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let done = act();
         let errors = [memory.pop(), validation.pop(), internal.pop()].map(Box::pin).map(pollster::block_on);
-        for error in errors.into_iter().flatten() {
+        if let Some(error) = errors.into_iter().flatten().next() {
             // A lost device makes everything else fail as well.
             self.check(what)?;
             return Err(match error {

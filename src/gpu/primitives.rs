@@ -2,7 +2,7 @@
 
 use super::{
     Buffer,
-    kernel::{Kernel, QUERIES, SORT_MAX, Tie},
+    kernel::{Kernel, Plan, QUERIES, SORT_MAX, Tie},
     layout::{QuantiseParams, ScanParams, SelectParams, SortParams, narrow},
     recording::{Cost, Grid, Recording},
 };
@@ -116,4 +116,23 @@ pub(crate) fn scan(recording: &mut Recording, params: &ScanParams, pairs: PairBu
     let bindings = [pairs.lists, pairs.counts, pairs.groups, pairs.grid];
     let cost = Cost { bytes: 20.0 * n, ops: 20.0 * n };
     recording.dispatch(Kernel::PairsScan, params, &bindings, Grid::Groups(1), cost);
+}
+
+/// A round's pairs in the order of a plan, as scorers read them.
+#[derive(Clone, Copy)]
+pub(crate) struct PairInputs<'a> {
+    pub lists: &'a Buffer,
+    pub groups: &'a Buffer,
+    pub slots: &'a Buffer,
+    pub plan: Plan,
+}
+
+/// One page's part of a round.
+pub(crate) struct PageWork {
+    /// The round's parameters, tiles and page filled in.
+    pub params: ScanParams,
+    pub grid: Grid,
+    /// Scores made, and points read for them, about.
+    pub points: f64,
+    pub read: f64,
 }

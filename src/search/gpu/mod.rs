@@ -12,7 +12,10 @@
 mod lane;
 mod plan;
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use self::{
     lane::{Lane, Scratch, Sizes},
@@ -25,7 +28,7 @@ use crate::{
         kernel::{Plan, SORT_MAX, TILE_POINTS, Tie},
         layout::{ScanParams, narrow},
         pages::{PageId, Pages, upload},
-        primitives::{self, PairBuffers, Rows},
+        primitives::{self, PageWork, PairBuffers, PairInputs, Rows},
         recording::{Grid, Recording, finish_read_back, start_read_back},
     },
     index::Model,
@@ -34,10 +37,7 @@ use crate::{
     stage::{
         rerank,
         router::gpu::GpuRouter,
-        scorer::{
-            self, Scorer,
-            rrr::gpu::{GpuRrr, PairInputs},
-        },
+        scorer::{self, Scorer, rrr::gpu::GpuRrr},
         transform::gpu::GpuPca,
     },
     topk::{NO_ID, key_score},
@@ -75,7 +75,7 @@ pub(super) struct GpuSearcher {
 }
 
 enum GpuScorer {
-    Rrr(GpuRrr),
+    Rrr(Box<GpuRrr>),
     Rows(GpuRows),
 }
 
@@ -95,7 +95,7 @@ impl GpuSearcher {
         let scorer = match &model.scorer {
             Scorer::Rrr(rrr) => {
                 run_starts = GpuRrr::run_starts(rrr).collect();
-                GpuScorer::Rrr(GpuRrr::new(&mut pages, rrr, &model.lists, page_bytes)?)
+                GpuScorer::Rrr(Box::new(GpuRrr::new(&mut pages, rrr, &model.lists, page_bytes)?))
             }
             Scorer::Rows(rows) => {
                 GpuScorer::Rows(GpuRows::new(&gpu, &mut pages, rows, model.n, model.metric, page_bytes)?)
@@ -409,21 +409,10 @@ impl Chunk<'_> {
             let queries = (&self.scratch.queries, padded(self.model.dim));
             pca.project(&mut self.recording, self.n_rows, queries, (&self.scratch.reduced, stride));
         }
-        let reduced = self.reduced();
-        let codes = (&self.scratch.codes, searcher.steps);
-        primitives::quantise(
-            &mut self.recording,
-            self.n_rows,
-            (&reduced, s, stride),
-            codes,
-            &self.scratch.heads,
-        );
-    }
-
-    /// The queries that scorers see.
-    fn reduced(&self) -> Buffer {
-        let scratch = &self.scratch;
-        if self.searcher.pca.is_some() { scratch.reduced.clone() } else { scratch.queries.clone() }
+        let Self { scratch, recording, .. } = self;
+        let rows = (reduced(searcher, scratch), s, stride);
+        let codes = (&scratch.codes, searcher.steps);
+        primitives::quantise(recording, self.n_rows, rows, codes, &scratch.heads);
     }
 
     fn route(&mut self) {
@@ -474,14 +463,19 @@ impl Chunk<'_> {
         })
     }
 
-    /// One round of one page's work: its parameters and its grid.
-    fn work(&mut self, base: &ScanParams, positions: (usize, usize), tile_points: u32) -> (ScanParams, Grid) {
-        let round_points = base.round_to - base.round_from;
+    /// One page's part of a round. `points`: scores the round makes, and reads points for, about, on all pages.
+    fn work(
+        &mut self,
+        base: &ScanParams,
+        positions: &Range<usize>,
+        tile_points: u32,
+        (points, read): (f64, f64),
+    ) -> PageWork {
         let params = ScanParams {
-            page_from: narrow(positions.0),
-            page_to: narrow(positions.1),
+            page_from: narrow(positions.start),
+            page_to: narrow(positions.end),
             tile_points,
-            max_tiles: round_points.div_ceil(tile_points).max(1),
+            max_tiles: (base.round_to - base.round_from).div_ceil(tile_points).max(1),
             ..*base
         };
         let grid = match self.plan.plan {
@@ -492,15 +486,15 @@ impl Chunk<'_> {
                 Grid::Indirect(scratch.grid.clone())
             }
         };
-        (params, grid)
+        let share = positions.len() as f64 / self.model.n as f64;
+        PageWork { params, grid, points: points * share, read: read * share }
     }
 
     fn score(&mut self, round: &Round) -> Result<(), GpuError> {
         let searcher = self.searcher;
-        let n_lists = self.model.lists.len();
         let base = ScanParams {
             grid_width: self.recording.gpu().grid_width(),
-            n_lists: narrow(n_lists),
+            n_lists: narrow(self.model.lists.len()),
             n_probe: narrow(self.n_probe),
             n_probes: narrow(round.n_probes),
             probe_from: narrow(round.probe_from),
@@ -523,25 +517,20 @@ impl Chunk<'_> {
             Plan::ClusterMajor => points.min(self.model.n as f64),
         };
         match &searcher.scorer {
-            GpuScorer::Rrr(rrr) => self.score_rrr(rrr, &base, points, read),
+            GpuScorer::Rrr(rrr) => self.score_rrr(rrr, &base, (points, read)),
             GpuScorer::Rows(rows) => {
-                let share = 1.0 / rows.pages.len() as f64;
                 for page in &rows.pages {
                     let buffer = self.page(page.id)?;
-                    let span = (page.positions.start, page.positions.end);
-                    let (params, grid) = self.work(&base, span, narrow(TILE_POINTS));
-                    let reduced = self.reduced();
-                    let pairs = self.inputs();
+                    let work = self.work(&base, &page.positions, narrow(TILE_POINTS), (points, read));
+                    let Self { scratch, recording, .. } = self;
                     scorer::rows::gpu::score(
-                        &mut self.recording,
+                        recording,
                         rows,
-                        &params,
+                        work,
                         &buffer,
-                        &reduced,
-                        [&searcher.lists, &pairs.0, &pairs.1],
-                        (&self.scratch.candidates, &self.scratch.states),
-                        self.plan.plan,
-                        (grid, points * share, read * share),
+                        reduced(searcher, scratch),
+                        inputs(searcher, scratch, self.plan.plan),
+                        (&scratch.candidates, &scratch.states),
                     );
                 }
                 Ok(())
@@ -549,34 +538,20 @@ impl Chunk<'_> {
         }
     }
 
-    /// Groups and slots as the plan has them.
-    fn inputs(&self) -> (Buffer, Buffer) {
-        let slots = match self.plan.plan {
-            Plan::QueryMajor => &self.scratch.routed,
-            Plan::ClusterMajor => &self.scratch.slots,
-        };
-        (self.scratch.groups.clone(), slots.clone())
-    }
-
-    fn score_rrr(&mut self, rrr: &GpuRrr, base: &ScanParams, points: f64, read: f64) -> Result<(), GpuError> {
-        let (groups, slots) = self.inputs();
-        let reduced = self.reduced();
-        let inputs =
-            PairInputs { lists: &self.searcher.lists, groups: &groups, slots: &slots, plan: self.plan.plan };
+    fn score_rrr(&mut self, rrr: &GpuRrr, base: &ScanParams, load: (f64, f64)) -> Result<(), GpuError> {
+        let searcher = self.searcher;
         for page in &rrr.a {
             let buffer = self.page(page.id)?;
             // One tile a list, whatever its length.
-            let span = (page.positions.start, page.positions.end);
-            let (params, grid) = self.work(base, span, u32::MAX >> 1);
-            let queries = (&self.scratch.codes, &self.scratch.heads, &reduced);
+            let work = self.work(base, &page.positions, u32::MAX >> 1, load);
+            let Self { scratch, recording, .. } = self;
             rrr.project(
-                &mut self.recording,
-                &params,
+                recording,
+                work,
                 (page, &buffer),
-                queries,
-                inputs,
-                &self.scratch.projected,
-                grid,
+                (&scratch.codes, &scratch.heads, reduced(searcher, scratch)),
+                inputs(searcher, scratch, self.plan.plan),
+                &scratch.projected,
             );
         }
         primitives::quantise(
@@ -586,19 +561,17 @@ impl Chunk<'_> {
             (&self.scratch.t_codes, rrr.t_steps),
             &self.scratch.t_heads,
         );
-        let share = 1.0 / rrr.b.len() as f64;
         for page in &rrr.b {
             let buffer = self.page(page.id)?;
-            let span = (page.positions.start, page.positions.end);
-            let (params, grid) = self.work(base, span, narrow(TILE_POINTS));
+            let work = self.work(base, &page.positions, narrow(TILE_POINTS), load);
+            let Self { scratch, recording, .. } = self;
             rrr.score(
-                &mut self.recording,
-                &params,
+                recording,
+                work,
                 (page, &buffer),
-                (&self.scratch.t_codes, &self.scratch.t_heads),
-                inputs,
-                (&self.scratch.candidates, &self.scratch.states),
-                (grid, points * share, read * share),
+                (&scratch.t_codes, &scratch.t_heads),
+                inputs(searcher, scratch, self.plan.plan),
+                (&scratch.candidates, &scratch.states),
             );
         }
         Ok(())
@@ -649,6 +622,20 @@ fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan,
         tie: Tie::Id,
         ties: &searcher.ties,
     }
+}
+
+/// The queries that router and scorer see.
+fn reduced<'a>(searcher: &GpuSearcher, scratch: &'a Scratch) -> &'a Buffer {
+    if searcher.pca.is_some() { &scratch.reduced } else { &scratch.queries }
+}
+
+/// A round's pairs as the plan has them.
+fn inputs<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: Plan) -> PairInputs<'a> {
+    let slots = match plan {
+        Plan::QueryMajor => &scratch.routed,
+        Plan::ClusterMajor => &scratch.slots,
+    };
+    PairInputs { lists: &searcher.lists, groups: &scratch.groups, slots, plan }
 }
 
 fn pairs<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch) -> PairBuffers<'a> {

@@ -11,7 +11,8 @@ use crate::{
         kernel::{Kernel, Plan},
         layout::{ScanParams, narrow},
         pages::{PageId, Pages},
-        recording::{Cost, Grid, Recording},
+        primitives::{PageWork, PairInputs},
+        recording::{Cost, Recording},
     },
     lists::Lists,
 };
@@ -39,15 +40,6 @@ pub(crate) struct ListPage {
     pub id: PageId,
     list_from: usize,
     run_from: usize,
-}
-
-/// Buffers that both kernels read: the pairs in their order.
-#[derive(Clone, Copy)]
-pub(crate) struct PairInputs<'a> {
-    pub lists: &'a Buffer,
-    pub groups: &'a Buffer,
-    pub slots: &'a Buffer,
-    pub plan: Plan,
 }
 
 impl GpuRrr {
@@ -119,17 +111,17 @@ impl GpuRrr {
         rrr.starts.iter().map(|start| start / ALIGN)
     }
 
-    /// Projects the pairs whose lists are on a page. `round`: the round's parameters, tiles and grid filled in.
+    /// Projects the pairs whose lists are on a page.
     pub fn project(
         &self,
         recording: &mut Recording,
-        round: &ScanParams,
+        work: PageWork,
         (page, runs): (&ListPage, &Buffer),
         (codes, heads, reduced): (&Buffer, &Buffer, &Buffer),
         pairs: PairInputs<'_>,
         projected: &Buffer,
-        grid: Grid,
     ) {
+        let round = &work.params;
         let params = ScanParams {
             list_from: narrow(page.list_from),
             query_steps: self.project.query_steps,
@@ -155,19 +147,18 @@ impl GpuRrr {
         };
         let kernel = Kernel::RrrProject(self.a_bits, pairs.plan);
         let bindings = [runs, codes, heads, reduced, pairs.lists, pairs.groups, pairs.slots, projected];
-        recording.dispatch(kernel, &params, &bindings, grid, cost);
+        recording.dispatch(kernel, &params, &bindings, work.grid, cost);
     }
 
-    /// Scores the points on a page for the pairs that probe them; `points`: how many, about.
+    /// Scores the points on a page for the pairs that probe them.
     pub fn score(
         &self,
         recording: &mut Recording,
-        round: &ScanParams,
+        work: PageWork,
         (page, runs): (&ListPage, &Buffer),
         (codes, heads): (&Buffer, &Buffer),
         pairs: PairInputs<'_>,
         (candidates, states): (&Buffer, &Buffer),
-        (grid, points, read): (Grid, f64, f64),
     ) {
         let params = ScanParams {
             run_from: narrow(page.run_from),
@@ -175,12 +166,12 @@ impl GpuRrr {
             block_words: self.score.block_words,
             has_norm: self.score.has_norm,
             factor: self.score.factor,
-            ..*round
+            ..work.params
         };
         let point = f64::from(params.block_words) * 4.0 / BLOCK as f64 + 6.0;
-        let cost = Cost { bytes: read * point, ops: 2.0 * points * (self.t_len as f64) };
+        let cost = Cost { bytes: work.read * point, ops: 2.0 * work.points * self.t_len as f64 };
         let kernel = Kernel::RrrScore(self.b_bits, pairs.plan);
         let bindings = [runs, codes, heads, pairs.lists, pairs.groups, pairs.slots, candidates, states];
-        recording.dispatch(kernel, &params, &bindings, grid, cost);
+        recording.dispatch(kernel, &params, &bindings, work.grid, cost);
     }
 }
