@@ -17,7 +17,9 @@ fn halves(values: &[f32]) -> Vec<f16> {
 
 fn twins() -> Vec<Simd> {
     for name in std::env::var("REQUIRE").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
-        assert!(Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
+        // GPUs and compilers of shaders have their own tests.
+        let is_cpu = !["gpu", "tint"].contains(&name);
+        assert!(!is_cpu || Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
     }
     let mut all = Simd::available();
     all.remove(0);

@@ -66,7 +66,10 @@ pub fn search(index: &Index, device: Device, queries: ArrayView2<'_, f32>, param
 /// All devices that must agree with the reference; `REQUIRE=avx2,avx512-vnni,gpu` fails where one is missing.
 pub fn devices() -> Vec<Device> {
     for name in std::env::var("REQUIRE").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
-        assert!(name == "gpu" || Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
+        assert!(
+            ["gpu", "tint"].contains(&name) || Simd::by_name(name).is_some(),
+            "REQUIRE: this machine has no {name}"
+        );
     }
     let cpus = Simd::available().into_iter().map(Device::CpuWith);
     #[cfg(feature = "gpu")]
