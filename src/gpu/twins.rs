@@ -90,9 +90,14 @@ fn quantise_equals_its_reference() {
                 let want = BlockQuery::quantise_reference(row[0], &row[1..], steps * 16);
                 assert_eq!(codes[i * steps * 16..(i + 1) * steps * 16], want.codes, "{n}×{len} row {i}");
                 assert_eq!((heads[i].first, heads[i].sum), (want.first, want.sum));
-                // Devices may take numbers below the smallest normal one for 0; codes are 0 there anyway.
-                let scale = if want.scale < f32::MIN_POSITIVE { heads[i].scale } else { want.scale };
-                assert_eq!(heads[i].scale, scale);
+                // WGSL lets a division be off by 2.5 ulp, and numbers below the smallest normal one be taken for 0.
+                let off = (heads[i].scale - want.scale).abs();
+                assert!(
+                    off <= 3.0 * f32::EPSILON * want.scale + f32::MIN_POSITIVE,
+                    "{} {}",
+                    heads[i].scale,
+                    want.scale
+                );
             }
         }
     }
