@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum GpuError {
     /// No adapter fits.
-    #[error("no GPU {wanted}: {found}")]
+    #[error("no GPU {wanted}; {found}")]
     NotFound {
         /// What was looked for.
         wanted: String,

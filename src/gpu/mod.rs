@@ -3,8 +3,9 @@
 //!
 //! A kernel is a list of WGSL parts joined in [`kernel`], a chunk of queries is a list of dispatches recorded and
 //! then submitted at once ([`recording`]), an index is a set of pages that are resident or stream through
-//! ([`pages`]). Every size comes from the device's limits ([`device`]).
+//! ([`pages`]). Every size comes from the device's limits ([`adapter`], [`device`]).
 
+mod adapter;
 mod device;
 mod error;
 pub(crate) mod kernel;
@@ -18,7 +19,8 @@ mod tests;
 #[cfg(test)]
 mod twins;
 
-pub use device::{AdapterSummary, Gpu, GpuOptions, Tier};
+pub use adapter::{AdapterSummary, GpuOptions, Tier};
+pub use device::Gpu;
 pub(crate) use device::{Buffer, Submission};
 pub use error::GpuError;
 pub use probe::Roof;

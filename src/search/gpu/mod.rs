@@ -9,35 +9,32 @@
 //! A chunk of queries is one submission, except where pages of the index must make room for each other. Two chunks
 //! are in flight: while the device works on one, the next is checked and uploaded and the last is read back.
 
+mod chunk;
 mod lane;
 mod plan;
 
-use std::{
-    ops::Range,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 use self::{
-    lane::{Lane, Scratch, Sizes},
-    plan::{BatchPlan, Bounds, Round},
+    chunk::Chunk,
+    lane::{Lane, Sizes},
+    plan::{BatchPlan, Bounds},
 };
 use super::{Request, SearchError};
 use crate::{
     gpu::{
         Buffer, Gpu, GpuError, Profile, Submission,
-        kernel::{Plan, SORT_MAX, TILE_POINTS, Tie},
-        layout::{ScanParams, narrow},
-        pages::{PageId, Pages, upload},
-        primitives::{self, PageWork, PairBuffers, PairInputs, Rows},
-        recording::{Grid, Recording, finish_read_back, start_read_back},
+        kernel::Plan,
+        layout::narrow,
+        pages::{Pages, upload},
+        recording::{Recording, finish_read_back, start_read_back},
     },
     index::Model,
     lists::Ids,
     rows::gpu::GpuRows,
     stage::{
-        rerank,
         router::gpu::GpuRouter,
-        scorer::{self, Scorer, rrr::gpu::GpuRrr},
+        scorer::{Scorer, rrr::gpu::GpuRrr},
         transform::gpu::GpuPca,
     },
     topk::{NO_ID, key_score},
@@ -353,299 +350,5 @@ fn ties(ids: &Ids, n: usize) -> (Vec<u32>, Option<Vec<u64>>) {
             let rank = |id: &u64| narrow(wide.partition_point(|other| other < id));
             (ids.iter().map(rank).collect(), Some(wide))
         }
-    }
-}
-
-/// A chunk being recorded.
-struct Chunk<'a> {
-    searcher: &'a GpuSearcher,
-    model: &'a Model,
-    recording: Recording,
-    params: &'a mut Option<Buffer>,
-    profile: Option<&'a mut Profile>,
-    scratch: Scratch,
-    plan: &'a BatchPlan,
-    n_rows: usize,
-    n_probe: usize,
-    keep: usize,
-    k: usize,
-}
-
-impl Chunk<'_> {
-    /// All four stages.
-    fn record(&mut self) -> Result<(), GpuError> {
-        self.transform();
-        self.route();
-        self.recording.clear(&self.scratch.states, self.n_rows as u64 * 8);
-        for (i, round) in self.plan.rounds.iter().enumerate() {
-            self.score(round)?;
-            // Between rounds, and in the end: the best that were found so far, and the floor for what follows.
-            let is_last = i + 1 == self.plan.rounds.len();
-            if !is_last || self.selects() {
-                let expected = self.expected(round.n_probes).min(self.plan.stride as f64);
-                let rows = points(self.searcher, &self.scratch, self.plan, self.n_rows);
-                primitives::select(&mut self.recording, rows, self.keep, expected);
-            }
-        }
-        self.rerank()?;
-        self.finish();
-        Ok(())
-    }
-
-    /// Whether the candidates are cut to the best before they are put in order.
-    fn selects(&self) -> bool {
-        self.searcher.refine.is_some() || self.lacks_norm() || self.plan.stride > SORT_MAX
-    }
-
-    /// Whether approximate scores are the results and lack the query's norm.
-    fn lacks_norm(&self) -> bool {
-        self.searcher.refine.is_none() && self.model.metric.is_l2() && self.model.scorer.omits_query_norm()
-    }
-
-    fn transform(&mut self) {
-        let searcher = self.searcher;
-        let (s, stride) = (searcher.s, padded(searcher.s));
-        if let Some(pca) = &searcher.pca {
-            let queries = (&self.scratch.queries, padded(self.model.dim));
-            pca.project(&mut self.recording, self.n_rows, queries, (&self.scratch.reduced, stride));
-        }
-        let Self { scratch, recording, .. } = self;
-        let rows = (reduced(searcher, scratch), s, stride);
-        let codes = (&scratch.codes, searcher.steps);
-        primitives::quantise(recording, self.n_rows, rows, codes, &scratch.heads);
-    }
-
-    fn route(&mut self) {
-        let (searcher, scratch) = (self.searcher, &self.scratch);
-        let n_lists = self.model.lists.len();
-        let Some(router) = &searcher.router else {
-            // Zeros: every query reads list 0.
-            self.recording.clear(&scratch.routed, (self.n_rows * self.n_probe * 8) as u64);
-            return;
-        };
-        router.score(
-            &mut self.recording,
-            self.n_rows,
-            (&scratch.codes, &scratch.heads),
-            &searcher.lists,
-            (&scratch.candidates, &scratch.states),
-        );
-        let rows = Rows {
-            candidates: &scratch.candidates,
-            states: &scratch.states,
-            n_rows: self.n_rows,
-            stride: n_lists,
-            tie: Tie::Item,
-            ties: &searcher.ties,
-        };
-        // Up to a workgroup's worth of lists sorting takes no longer than selecting first.
-        let len = if n_lists > 256 && self.n_probe < n_lists {
-            primitives::select(&mut self.recording, rows, self.n_probe, n_lists as f64);
-            self.n_probe
-        } else {
-            n_lists
-        };
-        let sorted = (&scratch.routed, self.n_probe);
-        primitives::sort(&mut self.recording, rows, len, sorted, &scratch.heads, false);
-    }
-
-    /// Points a query meets in some probes, on average.
-    fn expected(&self, n_probes: usize) -> f64 {
-        n_probes as f64 * self.model.n as f64 / self.model.lists.len() as f64
-    }
-
-    /// A page of the index on the device; what is recorded may have to run first, to make room.
-    fn page(&mut self, id: PageId) -> Result<Buffer, GpuError> {
-        let Self { searcher, recording, params, profile, .. } = self;
-        searcher.pages.get(id, &mut || {
-            let submission = recording.submit(params, profile.as_deref_mut())?;
-            recording.gpu().wait("pages", submission)
-        })
-    }
-
-    /// One page's part of a round. `points`: scores the round makes, and reads points for, about, on all pages.
-    fn work(
-        &mut self,
-        base: &ScanParams,
-        positions: &Range<usize>,
-        tile_points: u32,
-        (points, read): (f64, f64),
-    ) -> PageWork {
-        let params = ScanParams {
-            page_from: narrow(positions.start),
-            page_to: narrow(positions.end),
-            tile_points,
-            max_tiles: (base.round_to - base.round_from).div_ceil(tile_points).max(1),
-            ..*base
-        };
-        let grid = match self.plan.plan {
-            Plan::QueryMajor => Grid::Groups(u64::from(params.n_slots) * u64::from(params.max_tiles)),
-            Plan::ClusterMajor => {
-                let (searcher, scratch) = (self.searcher, &self.scratch);
-                primitives::scan(&mut self.recording, &params, pairs(searcher, scratch));
-                Grid::Indirect(scratch.grid.clone())
-            }
-        };
-        let share = positions.len() as f64 / self.model.n as f64;
-        PageWork { params, grid, points: points * share, read: read * share }
-    }
-
-    fn score(&mut self, round: &Round) -> Result<(), GpuError> {
-        let searcher = self.searcher;
-        let base = ScanParams {
-            grid_width: self.recording.gpu().grid_width(),
-            n_lists: narrow(self.model.lists.len()),
-            n_probe: narrow(self.n_probe),
-            n_probes: narrow(round.n_probes),
-            probe_from: narrow(round.probe_from),
-            n_slots: narrow(self.n_rows * round.n_probes),
-            page_from: 0,
-            page_to: narrow(self.model.n),
-            round_from: narrow(round.points.0),
-            round_to: narrow(round.points.1),
-            tile_points: narrow(TILE_POINTS),
-            query_stride: narrow(padded(searcher.s)),
-            stride: narrow(self.plan.stride),
-            ..Default::default()
-        };
-        if self.plan.plan == Plan::ClusterMajor {
-            primitives::group(&mut self.recording, &base, pairs(searcher, &self.scratch));
-        }
-        let points = self.n_rows as f64 * self.expected(round.n_probes);
-        let read = match self.plan.plan {
-            Plan::QueryMajor => points,
-            Plan::ClusterMajor => points.min(self.model.n as f64),
-        };
-        match &searcher.scorer {
-            GpuScorer::Rrr(rrr) => self.score_rrr(rrr, &base, (points, read)),
-            GpuScorer::Rows(rows) => {
-                for page in &rows.pages {
-                    let buffer = self.page(page.id)?;
-                    let work = self.work(&base, &page.positions, narrow(TILE_POINTS), (points, read));
-                    let Self { scratch, recording, .. } = self;
-                    scorer::rows::gpu::score(
-                        recording,
-                        rows,
-                        work,
-                        &buffer,
-                        reduced(searcher, scratch),
-                        inputs(searcher, scratch, self.plan.plan),
-                        (&scratch.candidates, &scratch.states),
-                    );
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn score_rrr(&mut self, rrr: &GpuRrr, base: &ScanParams, load: (f64, f64)) -> Result<(), GpuError> {
-        let searcher = self.searcher;
-        for page in &rrr.a {
-            let buffer = self.page(page.id)?;
-            // One tile a list, whatever its length.
-            let work = self.work(base, &page.positions, u32::MAX >> 1, load);
-            let Self { scratch, recording, .. } = self;
-            rrr.project(
-                recording,
-                work,
-                (page, &buffer),
-                (&scratch.codes, &scratch.heads, reduced(searcher, scratch)),
-                inputs(searcher, scratch, self.plan.plan),
-                &scratch.projected,
-            );
-        }
-        primitives::quantise(
-            &mut self.recording,
-            base.n_slots as usize,
-            (&self.scratch.projected, rrr.t_len, rrr.t_len),
-            (&self.scratch.t_codes, rrr.t_steps),
-            &self.scratch.t_heads,
-        );
-        for page in &rrr.b {
-            let buffer = self.page(page.id)?;
-            let work = self.work(base, &page.positions, narrow(TILE_POINTS), load);
-            let Self { scratch, recording, .. } = self;
-            rrr.score(
-                recording,
-                work,
-                (page, &buffer),
-                (&scratch.t_codes, &scratch.t_heads),
-                inputs(searcher, scratch, self.plan.plan),
-                (&scratch.candidates, &scratch.states),
-            );
-        }
-        Ok(())
-    }
-
-    fn rerank(&mut self) -> Result<(), GpuError> {
-        let Some(rows) = &self.searcher.refine else { return Ok(()) };
-        for page in &rows.pages {
-            let buffer = self.page(page.id)?;
-            rerank::gpu::score(
-                &mut self.recording,
-                rows,
-                (page, &buffer),
-                (&self.scratch.queries, padded(self.model.dim)),
-                (&self.scratch.candidates, &self.scratch.states),
-                (self.n_rows, self.plan.stride, self.keep),
-            );
-        }
-        if self.keep > SORT_MAX && self.k < self.keep {
-            let rows = points(self.searcher, &self.scratch, self.plan, self.n_rows);
-            primitives::select(&mut self.recording, rows, self.k, self.keep as f64);
-        }
-        Ok(())
-    }
-
-    /// Puts the best in order and adds what the scores still lack.
-    fn finish(&mut self) {
-        let len = match self.selects() {
-            true if self.keep > SORT_MAX => self.keep.min(self.k),
-            true => self.keep,
-            false => self.plan.stride,
-        };
-        let add_norm = self.lacks_norm();
-        let scratch = &self.scratch;
-        let rows = points(self.searcher, scratch, self.plan, self.n_rows);
-        let sorted = (&scratch.sorted, self.k);
-        primitives::sort(&mut self.recording, rows, len, sorted, &scratch.heads, add_norm);
-    }
-}
-
-/// The candidates among the points.
-fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan, n_rows: usize) -> Rows<'a> {
-    Rows {
-        candidates: &scratch.candidates,
-        states: &scratch.states,
-        n_rows,
-        stride: plan.stride,
-        tie: Tie::Id,
-        ties: &searcher.ties,
-    }
-}
-
-/// The queries that router and scorer see.
-fn reduced<'a>(searcher: &GpuSearcher, scratch: &'a Scratch) -> &'a Buffer {
-    if searcher.pca.is_some() { &scratch.reduced } else { &scratch.queries }
-}
-
-/// A round's pairs as the plan has them.
-fn inputs<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: Plan) -> PairInputs<'a> {
-    let slots = match plan {
-        Plan::QueryMajor => &scratch.routed,
-        Plan::ClusterMajor => &scratch.slots,
-    };
-    PairInputs { lists: &searcher.lists, groups: &scratch.groups, slots, plan }
-}
-
-fn pairs<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch) -> PairBuffers<'a> {
-    PairBuffers {
-        routed: &scratch.routed,
-        lists: &searcher.lists,
-        counts: &scratch.pair_counts,
-        ranks: &scratch.pair_ranks,
-        groups: &scratch.groups,
-        grid: &scratch.grid,
-        slots: &scratch.slots,
     }
 }
