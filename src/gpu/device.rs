@@ -77,9 +77,7 @@ impl Gpu {
         let Some((adapter, summary)) = all.into_iter().find(|(_, summary)| fits(summary)) else {
             let wanted = match &options.name {
                 Some(name) => format!("named like `{name}`"),
-                None => {
-                    "in hardware (software adapters are used only by name, as in gpu:llvmpipe)".to_owned()
-                }
+                None => "in hardware, and software runs only when named, as in gpu:llvmpipe".to_owned(),
             };
             return Err(GpuError::NotFound { wanted, found });
         };
