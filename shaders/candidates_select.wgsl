@@ -1,7 +1,8 @@
 // Cuts each row of candidates to its best `keep`, in place and in no order (`topk::Candidates::cut`).
 //
-// A workgroup of 256 takes a row. Radix select from the top digit of 8 bits: four passes over the keys find the last
-// key that stays; only where more candidates share it than fit, four more over the ids of those. Grid: n_rows.
+// A workgroup of 256 takes a row. Radix select from the top digit of 8 bits: up to four passes over the keys, fewer where
+// digits already part those that stay from those that go; only where more candidates share the last key than fit, up to
+// four more over the ids of those. Grid: n_rows.
 // Reads 8 bytes a candidate and pass. Exact. Twin: `topk.rs`.
 @group(0) @binding(0) var<uniform> params: SelectParams;
 @group(0) @binding(1) var<storage, read_write> candidates: array<vec2<u32>>; // [n_rows, stride]: key, item
@@ -69,10 +70,13 @@ fn candidates_select(@builtin(workgroup_id) workgroup: vec3<u32>, lane: Lane) {
         } else {
             last_key |= digit.x << shift;
         }
-        if (pass_ix >= 3u && digit.z == wanted) {
-            // All that share the last key (and the last digits of the tie) fit.
+        if (digit.z == wanted) {
+            // All that share the digits found so far fit.
+            let below = (1u << shift) - 1u;
             if (by_tie) {
-                last_tie |= (1u << shift) - 1u;
+                last_tie |= below;
+            } else {
+                last_key |= below;
             }
             break;
         }

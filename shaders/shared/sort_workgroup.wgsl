@@ -1,4 +1,6 @@
 // Up to 1 024 candidates of one row in workgroup memory.
+const WG_SIZE = 256u;
+
 var<workgroup> sh_sorted: array<vec2<u32>, 1024>;
 
 fn held(row_at: u32, ix: u32) -> vec2<u32> {

@@ -87,6 +87,28 @@ pub(crate) enum Tie {
     Id,
 }
 
+/// How many candidates a row are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SortSize {
+    /// Up to 128, in workgroup memory.
+    Small,
+    /// Up to [`SORT_MAX`], in workgroup memory.
+    Workgroup,
+    /// Any number, where they lie.
+    Storage,
+}
+
+impl SortSize {
+    /// The size for `len` candidates.
+    pub fn of(len: usize) -> Self {
+        match len {
+            0..=128 => Self::Small,
+            129..=SORT_MAX => Self::Workgroup,
+            _ => Self::Storage,
+        }
+    }
+}
+
 /// A kernel and its variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
@@ -94,8 +116,7 @@ pub(crate) enum Kernel {
     Quantise,
     Router,
     Select(Tie),
-    /// `true`: in workgroup memory, up to [`SORT_MAX`] candidates.
-    Sort(Tie, bool),
+    Sort(Tie, SortSize),
     PairsCount,
     PairsScan,
     PairsScatter,
@@ -139,7 +160,10 @@ impl Kernel {
             Self::Probe(Probe::Fma),
         ];
         for tie in [Tie::Item, Tie::Id] {
-            all.extend([Self::Select(tie), Self::Sort(tie, true), Self::Sort(tie, false)]);
+            all.push(Self::Select(tie));
+            all.extend(
+                [SortSize::Small, SortSize::Workgroup, SortSize::Storage].map(|size| Self::Sort(tie, size)),
+            );
         }
         let kinds =
             [F32, F16, Sq8].into_iter().flat_map(|dtype| {
@@ -215,10 +239,14 @@ impl Kernel {
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
             Self::Select(tie) => parts.extend([ORDER, sums, tied(tie), part!("candidates_select")]),
-            Self::Sort(tie, in_workgroup) => parts.extend([
+            Self::Sort(tie, size) => parts.extend([
                 ORDER,
                 tied(tie),
-                if in_workgroup { part!("shared/sort_workgroup") } else { part!("shared/sort_storage") },
+                match size {
+                    SortSize::Small => part!("shared/sort_small"),
+                    SortSize::Workgroup => part!("shared/sort_workgroup"),
+                    SortSize::Storage => part!("shared/sort_storage"),
+                },
                 part!("candidates_sort"),
             ]),
             Self::PairsCount => parts.push(part!("pairs_count")),

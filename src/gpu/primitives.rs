@@ -2,7 +2,7 @@
 
 use super::{
     Buffer,
-    kernel::{Kernel, Plan, QUERIES, SORT_MAX, Tie},
+    kernel::{Kernel, Plan, QUERIES, SortSize, Tie},
     layout::{QuantiseParams, ScanParams, SelectParams, SortParams, narrow},
     recording::{Cost, Grid, Recording},
 };
@@ -81,7 +81,7 @@ pub(crate) fn sort(
         bytes: 8.0 * n * (len + n_out) as f64,
         ops: n * half_len as f64 * steps * (steps + 1.0) / 2.0,
     };
-    let kernel = Kernel::Sort(rows.tie, len <= SORT_MAX);
+    let kernel = Kernel::Sort(rows.tie, SortSize::of(len));
     let bindings = [rows.candidates, rows.states, rows.ties, heads, sorted];
     recording.dispatch(kernel, &params, &bindings, Grid::Groups(rows.n_rows as u64), cost);
 }

@@ -6,7 +6,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     Buffer, Gpu, GpuOptions,
-    kernel::{Kernel, Plan, Tie},
+    kernel::{Kernel, Plan, SortSize, Tie},
     layout::{Head, QuantiseParams, RouterParams, RowState, ScanParams, SelectParams, SortParams, narrow},
     pages::upload,
     recording::{Cost, Grid, Recording, read_back},
@@ -380,12 +380,12 @@ fn selecting_and_sorting_follow_the_one_order() {
                     ..Default::default()
                 };
                 let heads = held(&gpu, &[Head::default(); 3]);
-                for in_workgroup in [keep <= super::kernel::SORT_MAX, false] {
+                for size in [SortSize::of(keep), SortSize::Storage] {
                     let sorted = room(&gpu, n_rows * n_out * 8);
                     // The sort in place spoils its input: on a copy.
                     let copy = held(&gpu, &values::<[u32; 2]>(&gpu, &candidates, n_rows * stride));
                     let bindings = [&copy, &states, &ties_on, &heads, &sorted];
-                    run(&gpu, Kernel::Sort(Tie::Id, in_workgroup), &sort, &bindings, n_rows);
+                    run(&gpu, Kernel::Sort(Tie::Id, size), &sort, &bindings, n_rows);
                     let sorted: Vec<[u32; 2]> = values(&gpu, &sorted, n_rows * n_out);
                     for (row, got) in rows.chunks(stride).zip(sorted.chunks(n_out)) {
                         let mut want: Vec<[u32; 2]> = row[..count]
