@@ -266,22 +266,26 @@ impl Gpu {
         if let Some(pipeline) = pipelines.get(&kernel) {
             return Ok(pipeline.clone());
         }
-        let compiled = self.scoped(kernel.name(), || self.compile(kernel)).map_err(|e| match e {
-            GpuError::Failed { reason, .. } => GpuError::Shader { kernel: kernel.to_string(), reason },
-            other => other,
-        })?;
-        let compiled = Arc::new(compiled);
+        let compiled = Arc::new(self.compiled(kernel, self.0.tier)?);
         pipelines.insert(kernel, compiled.clone());
         Ok(compiled)
     }
 
-    fn compile(&self, kernel: Kernel) -> Pipeline {
+    /// The kernel of a tier, or the driver's reason to refuse it.
+    pub(crate) fn compiled(&self, kernel: Kernel, tier: Tier) -> Result<Pipeline, GpuError> {
+        self.scoped(kernel.name(), || self.compile(kernel, tier)).map_err(|e| match e {
+            GpuError::Failed { reason, .. } => GpuError::Shader { kernel: kernel.to_string(), reason },
+            other => other,
+        })
+    }
+
+    fn compile(&self, kernel: Kernel, tier: Tier) -> Pipeline {
         let device = &self.0.device;
         let label = Some(kernel.name());
         // Every loop of every kernel runs to a parameter, a count held in a buffer or a constant, so none needs the
         // counter that would end an endless one; indices stay checked.
         let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..Default::default() };
-        let source = wgpu::ShaderSource::Wgsl(kernel.source(self.0.tier).into());
+        let source = wgpu::ShaderSource::Wgsl(kernel.source(tier).into());
         let descriptor = wgpu::ShaderModuleDescriptor { label, source };
         // SAFETY: bounds are checked, and loops end as said above.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };

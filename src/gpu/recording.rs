@@ -134,8 +134,8 @@ impl fmt::Display for Profile {
     }
 }
 
-/// Timestamps a query set holds at most.
-const TIMESTAMPS_MAX: u32 = 4096;
+/// Dispatches that one query set times: WebGPU allows 4 096 timestamps.
+const TIMED_MAX: usize = 2048;
 
 impl Recording {
     pub fn new(gpu: &Gpu) -> Self {
@@ -144,6 +144,15 @@ impl Recording {
 
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Operations recorded and not submitted.
+    pub fn ops(&self) -> f64 {
+        let ops = |command: &Command| match command {
+            Command::Dispatch { cost, .. } => cost.ops,
+            _ => 0.0,
+        };
+        self.commands.iter().map(ops).sum()
     }
 
     /// Fills the first `bytes` of a buffer with zeros.
@@ -207,10 +216,9 @@ impl Recording {
                 _ => None,
             })
             .collect();
-        let count = u32::try_from(2 * timed.len()).unwrap_or(u32::MAX);
         let timer = match &profile {
-            Some(_) if self.gpu.has_timestamps() && count > 0 && count <= TIMESTAMPS_MAX => {
-                Some(Timer::new(&self.gpu, count)?)
+            Some(_) if self.gpu.has_timestamps() && !timed.is_empty() => {
+                Some(Timer::new(&self.gpu, timed.len())?)
             }
             _ => None,
         };
@@ -311,8 +319,10 @@ fn split(groups: u64, width: u32) -> (u32, u32) {
     (u32::try_from(x).unwrap_or(u32::MAX), u32::try_from(y).unwrap_or(u32::MAX))
 }
 
-/// Pairs of timestamps.
-struct Timer {
+/// Pairs of timestamps, in as many sets as it takes.
+struct Timer(Vec<TimerSet>);
+
+struct TimerSet {
     set: wgpu::QuerySet,
     resolved: Buffer,
     read: Buffer,
@@ -320,42 +330,53 @@ struct Timer {
 }
 
 impl Timer {
-    fn new(gpu: &Gpu, count: u32) -> Result<Self, GpuError> {
+    fn new(gpu: &Gpu, n_dispatches: usize) -> Result<Self, GpuError> {
         use wgpu::BufferUsages as Usages;
-        let bytes = u64::from(count) * 8;
-        Ok(Self {
-            set: gpu.scoped("timestamps", || {
-                gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("timestamps"),
-                    ty: wgpu::QueryType::Timestamp,
-                    count,
-                })
-            })?,
-            resolved: gpu.create("timestamps", bytes, Usages::QUERY_RESOLVE | Usages::COPY_SRC)?,
-            read: gpu.create("timestamps", bytes, Usages::MAP_READ | Usages::COPY_DST)?,
-            count,
-        })
+        let sets = (0..n_dispatches).step_by(TIMED_MAX).map(|first| {
+            let count = 2 * super::layout::narrow((n_dispatches - first).min(TIMED_MAX));
+            let bytes = u64::from(count) * 8;
+            Ok(TimerSet {
+                set: gpu.scoped("timestamps", || {
+                    gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+                        label: Some("timestamps"),
+                        ty: wgpu::QueryType::Timestamp,
+                        count,
+                    })
+                })?,
+                resolved: gpu.create("timestamps", bytes, Usages::QUERY_RESOLVE | Usages::COPY_SRC)?,
+                read: gpu.create("timestamps", bytes, Usages::MAP_READ | Usages::COPY_DST)?,
+                count,
+            })
+        });
+        Ok(Self(sets.collect::<Result<_, GpuError>>()?))
     }
 
-    fn writes(&self, dispatch: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+    fn writes(&self, dispatch: usize) -> wgpu::ComputePassTimestampWrites<'_> {
+        let first = 2 * super::layout::narrow(dispatch % TIMED_MAX);
         wgpu::ComputePassTimestampWrites {
-            query_set: &self.set,
-            beginning_of_pass_write_index: Some(2 * dispatch),
-            end_of_pass_write_index: Some(2 * dispatch + 1),
+            query_set: &self.0[dispatch / TIMED_MAX].set,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
         }
     }
 
     fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.resolve_query_set(&self.set, 0..self.count, &self.resolved, 0);
-        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.read, 0, Some(self.resolved.size()));
+        for set in &self.0 {
+            encoder.resolve_query_set(&set.set, 0..set.count, &set.resolved, 0);
+            encoder.copy_buffer_to_buffer(&set.resolved, 0, &set.read, 0, Some(set.resolved.size()));
+        }
     }
 
     /// Seconds of each dispatch.
     fn seconds(&self, gpu: &Gpu) -> Result<Vec<f64>, GpuError> {
-        let bytes = read_back(gpu, &self.read, self.read.size())?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
-        Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+        let mut seconds = Vec::new();
+        for set in &self.0 {
+            let bytes = read_back(gpu, &set.read, set.read.size())?;
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            seconds.extend(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period));
+        }
+        Ok(seconds)
     }
 }
 

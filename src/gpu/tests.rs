@@ -121,7 +121,7 @@ fn kernels_pass_tint() {
         .flat_map(|tier| Kernel::all().into_iter().map(move |kernel| (tier, kernel)))
         .map(|(tier, kernel)| {
             // naga takes subgroup builtins as they are, Tint wants them enabled.
-            let uses_subgroups = kernel.source(tier).contains("subgroup_size");
+            let uses_subgroups = kernel.source(tier).contains("subgroup_id");
             let enable = if uses_subgroups { "enable subgroups;\n" } else { "" };
             let mut needs = Vec::new();
             if uses_subgroups {

@@ -63,6 +63,21 @@ fn values<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer, n: usize) -> Vec<T> {
 }
 
 #[test]
+fn a_refused_kernel_is_an_error_with_its_name() {
+    let Some(floor) = gpus().into_iter().next() else { return };
+    // Opened without the f16 type, which this variant needs.
+    let kernel = Kernel::Project(super::kernel::Tile::Many);
+    let Err(error) = floor.compiled(kernel, super::Tier::SubgroupsF16) else {
+        panic!("compiled without f16")
+    };
+    assert!(
+        matches!(&error, super::GpuError::Shader { kernel, .. } if kernel == "transform_project"),
+        "{error}"
+    );
+    assert!(floor.pipeline(kernel).is_ok(), "the device stays usable");
+}
+
+#[test]
 fn quantise_equals_its_reference() {
     for gpu in gpus() {
         let mut rng = random(1);

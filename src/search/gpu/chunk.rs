@@ -19,6 +19,10 @@ use crate::{
     },
 };
 
+/// Operations in one submission, about: a tenth of a second at 1 T a second. Systems reset a device that is busy for
+/// seconds; only exhaustive scorers come near.
+const OPS_MAX: f64 = 1e11;
+
 /// A chunk being recorded.
 pub(super) struct Chunk<'a> {
     pub searcher: &'a GpuSearcher,
@@ -41,6 +45,9 @@ impl Chunk<'_> {
         self.route();
         self.recording.clear(&self.scratch.states, self.n_rows as u64 * 8);
         for (i, round) in self.plan.rounds.iter().enumerate() {
+            if self.recording.ops() > OPS_MAX {
+                self.recording.submit(self.params, self.profile.as_deref_mut())?;
+            }
             self.score(round)?;
             // Between rounds, and in the end: the best that were found so far, and the floor for what follows.
             let is_last = i + 1 == self.plan.rounds.len();
