@@ -68,12 +68,12 @@ fn small_limits_split_the_index_into_pages() {
 
 #[test]
 fn an_index_beyond_the_memory_budget_streams_through() {
-    let (base, queries) = (made(6000, 48, 6), made(130, 48, 7));
-    let options = GpuOptions { memory: Some(1 << 19), ..Default::default() };
+    let (base, queries) = (made(40_000, 48, 6), made(130, 48, 7));
+    let options = GpuOptions { memory: Some(8 << 20), ..Default::default() };
     let Some(gpu) = gpu_with(options) else { return };
-    for spec in ["Flat", "PCA32,IVF30,RRR16,Refine(f32)", "IVF30,RRR32,Refine(f16)"] {
+    for spec in ["Flat", "PCA32,IVF30,RRR16,Refine(f32)", "IVF60,RRR32,Refine(f32)"] {
         let index = build(spec, Metric::L2, base.view());
-        assert!(index.n_bytes() > 1 << 19);
+        assert!(index.n_bytes() > 4 << 20);
         let searcher = index.searcher(gpu.clone().into()).unwrap();
         assert!(searcher.device().reason.contains("stream through"), "{}", searcher.device());
         let params = SearchParams::new(10).n_probe(6).n_rerank(50);
@@ -247,6 +247,8 @@ fn what_is_not_there_is_named() {
     let error =
         Gpu::open(&GpuOptions { name: Some("no such adapter".into()), ..Default::default() }).unwrap_err();
     assert!(error.to_string().contains("no such adapter"), "{error}");
+    let error = Gpu::open(&GpuOptions { memory: Some(1000), ..Default::default() }).unwrap_err();
+    assert!(matches!(error, GpuError::TooLarge { allowed: 1000, .. }), "{error}");
     let index = build("Flat", Metric::L2, made(10, 8, 18).view());
     let base = made(10, 8, 18);
     let on_cpu = index.searcher(Device::cpu()).unwrap();

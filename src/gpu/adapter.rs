@@ -69,13 +69,17 @@ pub struct GpuOptions {
     pub name: Option<String>,
     /// Highest tier to use.
     pub tier: Option<Tier>,
-    /// Bytes of device memory for an index and its searches; what does not fit streams through. No bound if not given.
+    /// Bytes of device memory for an index and its searches, at least 8 MiB: half for the index, which streams through
+    /// where it does not fit, half for the searches, which then run one at a time. No bound if not given.
     pub memory: Option<u64>,
     /// Largest binding to use, in bytes: an index in larger tensors is split into pages.
     pub max_binding: Option<u64>,
     /// Most workgroups a dimension.
     pub max_workgroups: Option<u32>,
 }
+
+/// The least memory budget: below it scratch for one query of a large index would not fit.
+pub(super) const MEMORY_MIN: u64 = 8 << 20;
 
 /// An adapter of this machine, as `nearfield devices` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AdapterSummary, GpuError, GpuOptions, Tier,
-    adapter::{adapters, below_floor, instance},
+    adapter::{MEMORY_MIN, adapters, below_floor, instance},
     kernel::{Access, Kernel},
 };
 
@@ -61,6 +61,12 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::open`].
     pub async fn open_async(options: &GpuOptions) -> Result<Self, GpuError> {
+        if let Some(memory) = options.memory
+            && memory < MEMORY_MIN
+        {
+            let what = "the least memory budget".to_owned();
+            return Err(GpuError::TooLarge { what, needed: MEMORY_MIN, allowed: memory });
+        }
         let all = adapters(&instance()).await;
         let found = match all.len() {
             0 => "no Vulkan, Metal or DX12 driver was found".to_owned(),
@@ -234,7 +240,13 @@ impl Gpu {
             });
         }
         use wgpu::BufferUsages as Usages;
-        self.create(label, size, Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST | Usages::INDIRECT)
+        self.create(label, size, Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST)
+    }
+
+    /// A buffer for the grid of an indirect dispatch.
+    pub(crate) fn grid_buffer(&self) -> Result<Buffer, GpuError> {
+        use wgpu::BufferUsages as Usages;
+        self.create("grid", 16, Usages::STORAGE | Usages::INDIRECT | Usages::COPY_SRC | Usages::COPY_DST)
     }
 
     pub(crate) fn create(

@@ -91,7 +91,6 @@ impl Pages {
                     .filter(|page| page.buffer.is_some())
                     .min_by_key(|page| page.used_at);
                 let Some(page) = oldest else { break };
-                // Searches on other threads that still hold the buffer keep it alive until they are done.
                 page.buffer = None;
                 state.used -= page.source.len() as u64;
             }

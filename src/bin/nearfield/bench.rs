@@ -136,6 +136,8 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
         eprintln!("device: {}", searcher.device());
         searchers.push(searcher);
     }
+    let Some(effort) = searchers.first().map(|searcher| searcher.effort(params)) else { return Ok(()) };
+    report::say_clamped(&index, params, effort);
     if !json {
         report::line(&format!(
             "{} ({}), {} × {}, k = {}, n_probe {}, n_rerank {}",
@@ -144,8 +146,8 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
             index.len(),
             index.dim(),
             args.k,
-            args.n_probe,
-            args.n_rerank
+            effort.n_probe,
+            effort.n_rerank
         ))?;
         report::line(&format!(
             "{:>7} {:>11} {:>10} {:>10} {:>8} {:>8}  device",
@@ -217,12 +219,13 @@ fn print(
 ) -> Result<(), CliError> {
     let qps = batch as f64 / measured.p50.as_secs_f64();
     if json {
+        let effort = searcher.effort(SearchParams::new(args.k).n_probe(args.n_probe).n_rerank(args.n_rerank));
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         return report::line(
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(),
-                "device": searcher.device().name, "k": args.k, "n_probe": args.n_probe,
-                "n_rerank": args.n_rerank, "batch": batch, "qps": qps, "p50_ms": ms(measured.p50),
+                "device": searcher.device().name, "k": args.k, "n_probe": effort.n_probe,
+                "n_rerank": effort.n_rerank, "batch": batch, "qps": qps, "p50_ms": ms(measured.p50),
                 "kernels_ms": measured.kernels.map(ms), "recall": recall, "agreement": agree,
             })
             .to_string(),

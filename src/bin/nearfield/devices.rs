@@ -29,24 +29,29 @@ pub struct GpuArgs {
     gpu_tier: Option<nearfield::Tier>,
 }
 
+impl DeviceArgs {
+    /// The device asked for.
+    pub fn device(&self) -> Result<Device, CliError> {
+        self.gpu.device(&self.device)
+    }
+}
+
 impl GpuArgs {
-    /// The device of a name, as these arguments have it.
+    /// The device of a name; a GPU as these arguments have it.
     pub fn device(&self, name: &str) -> Result<Device, CliError> {
-        let device = name.parse()?;
-        #[cfg(feature = "gpu")]
-        if self.gpu_memory.is_some() || self.gpu_tier.is_some() {
-            return match device {
-                Device::Gpu(options) => Ok(Device::Gpu(nearfield::GpuOptions {
-                    memory: self.gpu_memory,
-                    tier: self.gpu_tier,
-                    ..options
-                })),
-                _ => Err(CliError::Usage(format!(
-                    "--gpu-memory, --gpu-tier: expected a device gpu or gpu:NAME, got {name}"
-                ))),
-            };
+        match name.parse()? {
+            #[cfg(feature = "gpu")]
+            Device::Gpu(options) => Ok(Device::Gpu(nearfield::GpuOptions {
+                memory: self.gpu_memory,
+                tier: self.gpu_tier,
+                ..options
+            })),
+            #[cfg(feature = "gpu")]
+            Device::Auto if self.gpu_memory.is_some() || self.gpu_tier.is_some() => Err(CliError::Usage(
+                "--gpu-memory, --gpu-tier: expected --device gpu or gpu:NAME, got auto".to_owned(),
+            )),
+            device => Ok(device),
         }
-        Ok(device)
     }
 }
 

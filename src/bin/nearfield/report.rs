@@ -163,7 +163,7 @@ pub fn named<T>(path: &Path, opened: Result<T, OpenError>) -> Result<T, CliError
 
 /// Opens an index and a searcher, and says which device is used.
 pub fn searcher(index: &Path, device: &DeviceArgs, load: bool) -> Result<(Index, Searcher), CliError> {
-    let device = device.gpu.device(&device.device)?;
+    let device = device.device()?;
     let index = named(index, if load { Index::load(index) } else { Index::open(index) })?;
     let searcher = index.searcher(device).map_err(|e: DeviceError| CliError::Device(e))?;
     eprintln!("device: {}", searcher.device());

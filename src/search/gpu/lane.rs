@@ -8,6 +8,8 @@ macro_rules! lane {
         #[derive(Default)]
         pub(super) struct Lane {
             $(pub $name: Option<Buffer>,)*
+            /// The grid of an indirect dispatch.
+            pub grid: Option<Buffer>,
             /// Parameters of all dispatches.
             pub params: Option<Buffer>,
             /// Where results are read back from.
@@ -23,12 +25,21 @@ macro_rules! lane {
         /// The buffers of a lane, all there.
         pub(super) struct Scratch {
             $(pub $name: Buffer,)*
+            pub grid: Buffer,
         }
 
         impl Lane {
+            /// How many buffers there are.
+            pub const BUFFERS: u64 = [$(stringify!($name),)* "grid", "params", "read"].len() as u64;
+
             /// Makes every buffer large enough.
             pub fn fit(&mut self, gpu: &Gpu, sizes: &Sizes) -> Result<Scratch, GpuError> {
-                Ok(Scratch { $($name: grow(gpu, &mut self.$name, stringify!($name), sizes.$name)?,)* })
+                let grid = match self.grid.take() {
+                    Some(grid) => grid,
+                    None => gpu.grid_buffer()?,
+                };
+                self.grid = Some(grid.clone());
+                Ok(Scratch { $($name: grow(gpu, &mut self.$name, stringify!($name), sizes.$name)?,)* grid })
             }
         }
     };
@@ -55,8 +66,6 @@ lane! {
     pair_ranks,
     /// First slots and first workgroups by list.
     groups,
-    /// The grid of an indirect dispatch.
-    grid,
     /// Queries by slot.
     slots,
     /// t = qA by slot.
@@ -69,7 +78,8 @@ lane! {
     sorted,
 }
 
-/// Replaces a buffer that is too small. The new one may be larger than needed, within what the device binds.
+/// Replaces a buffer that is too small. The new one is larger than needed, so that batches may grow, unless memory is
+/// bounded.
 fn grow(gpu: &Gpu, held: &mut Option<Buffer>, label: &str, n_bytes: usize) -> Result<Buffer, GpuError> {
     let n_bytes = n_bytes as u64;
     if let Some(buffer) = held
@@ -78,7 +88,10 @@ fn grow(gpu: &Gpu, held: &mut Option<Buffer>, label: &str, n_bytes: usize) -> Re
         return Ok(buffer.clone());
     }
     *held = None;
-    let roomy = n_bytes.next_power_of_two().min(gpu.max_binding()).max(n_bytes);
+    let roomy = match gpu.memory() {
+        None => n_bytes.next_power_of_two().min(gpu.max_binding()).max(n_bytes),
+        Some(_) => n_bytes,
+    };
     let buffer = gpu.buffer(label, roomy)?;
     *held = Some(buffer.clone());
     Ok(buffer)

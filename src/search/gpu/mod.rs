@@ -69,6 +69,8 @@ pub(super) struct GpuSearcher {
     /// Codes of a reduced query, in 16s.
     steps: usize,
     lanes: Mutex<Vec<Lane>>,
+    /// Held by a search where memory is bounded: one at a time has scratch, and pages to itself.
+    turn: Mutex<()>,
 }
 
 enum GpuScorer {
@@ -82,8 +84,8 @@ impl GpuSearcher {
         let n_lists = model.lists.len();
         let s = model.scored_dims();
         let fixed = (model.n * 4 + n_lists * (2 * s + 16) + model.dim * s * 2) as u64;
-        // A quarter of a budget for scratch, the rest for what is always there and for pages.
-        let budget = gpu.memory().map(|memory| (memory - memory / 4).saturating_sub(fixed));
+        // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
+        let budget = gpu.memory().map(|memory| (memory / 2).saturating_sub(fixed));
         let page_bytes = budget.map_or(u64::MAX, |bytes| (bytes / 4).max(1)).min(gpu.max_binding());
         let mut pages = Pages::new(&gpu, budget);
         let pca = model.transform.as_ref().map(|pca| GpuPca::new(&gpu, pca, model.dim)).transpose()?;
@@ -117,7 +119,7 @@ impl GpuSearcher {
             GpuScorer::Rrr(rrr) => (rrr.t_len * 4).max(rrr.t_steps * 16),
             GpuScorer::Rows(_) => 8,
         };
-        let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4 / 8).max(1 << 16);
+        let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4 / Lane::BUFFERS);
         // Beyond 128 MiB a buffer holds more candidates than a chunk of queries has use for.
         let buffer = gpu.max_binding().min(128 << 20).min(scratch);
         let searcher = Self {
@@ -140,6 +142,7 @@ impl GpuSearcher {
             pages,
             gpu,
             lanes: Mutex::default(),
+            turn: Mutex::default(),
         };
         searcher.pages.fill()?;
         Ok(searcher)
@@ -175,6 +178,7 @@ impl GpuSearcher {
     ) -> Result<(), SearchError> {
         let n = request.queries.n_rows();
         let effort = request.effort;
+        let _turn = self.gpu.memory().map(|_| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let n_probe = effort.n_probe.min(model.lists.len() - model.lists.n_empty());
         let plan = self.bounds.plan(n, n_probe, effort.n_rerank, request.k)?;
         let mut in_flight: Option<(usize, usize, Lane, Option<Submission>)> = None;
@@ -308,7 +312,6 @@ impl GpuSearcher {
             pair_counts: n_lists * 4,
             pair_ranks: cluster * slots * 4,
             groups: (n_lists + 1) * 8,
-            grid: 16,
             slots: cluster * slots * 8,
             projected: slots * t_len * 4,
             t_codes: slots * t_steps * 16,
