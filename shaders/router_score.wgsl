@@ -15,6 +15,17 @@ fn record_of(row: u32) -> u32 {
     return row;
 }
 
+fn put(row: u32, list: u32, head: VectorHead, is_empty: bool, product: i32) {
+    if (row >= params.n_rows) {
+        return;
+    }
+    let key = order_key(block_score(head, heads[row], product, params.factor));
+    candidates[row * params.n_lists + list] = vec2<u32>(select(key, NO_KEY, is_empty), list);
+    if (list == 0u) {
+        states[row] = RowState(params.n_lists, 0u);
+    }
+}
+
 @compute @workgroup_size(64)
 fn router_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
     let tile_ix = workgroup.y * params.grid_width + workgroup.x;
@@ -32,16 +43,12 @@ fn router_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invo
     }
     let head = vector_head(params.firsts_at, params.n_places, list, params.has_norm);
     let is_empty = lists[list].x == lists[list + 1u].x;
-    for (var query = 0u; query < QUERIES; query++) {
-        if (query >= n_queries) {
-            break;
-        }
-        let row = row_from + query;
-        let product = select(sums.low[query % 4u], sums.high[query % 4u], query >= 4u);
-        let key = order_key(block_score(head, heads[row], product, params.factor));
-        candidates[row * params.n_lists + list] = vec2<u32>(select(key, NO_KEY, is_empty), list);
-        if (list == 0u) {
-            states[row] = RowState(params.n_lists, 0u);
-        }
-    }
+    put(row_from, list, head, is_empty, sums.low.x);
+    put(row_from + 1u, list, head, is_empty, sums.low.y);
+    put(row_from + 2u, list, head, is_empty, sums.low.z);
+    put(row_from + 3u, list, head, is_empty, sums.low.w);
+    put(row_from + 4u, list, head, is_empty, sums.high.x);
+    put(row_from + 5u, list, head, is_empty, sums.high.y);
+    put(row_from + 6u, list, head, is_empty, sums.high.z);
+    put(row_from + 7u, list, head, is_empty, sums.high.w);
 }

@@ -20,6 +20,10 @@ const PITCH = 5u;
 var<workgroup> sh_values: array<vec4<f32>, 64u * PITCH>;
 var<workgroup> sh_queries: array<vec4<f32>, STEP * QUERIES>; // [STEP][QUERIES]
 
+fn key_of(valid: bool, sum: f32) -> u32 {
+    return select(NO_KEY, order_key(score_of(sum)), valid);
+}
+
 @compute @workgroup_size(64)
 fn scorer_rows_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
     let work = find_work(workgroup.y * params.grid_width + workgroup.x);
@@ -30,10 +34,8 @@ fn scorer_rows_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local
     let tile_from = work.span.from_position + work.tile * params.tile_points;
     let tile_to = min(tile_from + params.tile_points, work.span.to_position);
     for (var position_from = tile_from; position_from < tile_to; position_from += 64u) {
-        var sums: array<f32, QUERIES>;
-        for (var query = 0u; query < QUERIES; query++) {
-            sums[query] = 0.0;
-        }
+        var low = vec4<f32>();
+        var high = vec4<f32>();
         for (var quad_from = 0u; quad_from < params.row_quads; quad_from += STEP) {
             workgroupBarrier();
             for (var i = local_ix; i < 64u * STEP; i += 64u) {
@@ -57,17 +59,37 @@ fn scorer_rows_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local
             workgroupBarrier();
             for (var step = 0u; step < STEP; step++) {
                 let value = sh_values[local_ix * PITCH + step];
-                for (var query = 0u; query < QUERIES; query++) {
-                    sums[query] += quad_term(sh_queries[step * QUERIES + query], value);
-                }
+                let at = step * QUERIES;
+                low += vec4<f32>(
+                    quad_term(sh_queries[at], value),
+                    quad_term(sh_queries[at + 1u], value),
+                    quad_term(sh_queries[at + 2u], value),
+                    quad_term(sh_queries[at + 3u], value),
+                );
+                high += vec4<f32>(
+                    quad_term(sh_queries[at + 4u], value),
+                    quad_term(sh_queries[at + 5u], value),
+                    quad_term(sh_queries[at + 6u], value),
+                    quad_term(sh_queries[at + 7u], value),
+                );
             }
         }
         let position = position_from + local_ix;
-        var keys: array<u32, QUERIES>;
-        for (var query = 0u; query < QUERIES; query++) {
-            let valid = query < work.n_slots && position < tile_to;
-            keys[query] = select(NO_KEY, order_key(score_of(sums[query])), valid);
-        }
+        let n_slots = select(0u, work.n_slots, position < tile_to);
+        let keys = Keys(
+            vec4<u32>(
+                key_of(0u < n_slots, low.x),
+                key_of(1u < n_slots, low.y),
+                key_of(2u < n_slots, low.z),
+                key_of(3u < n_slots, low.w),
+            ),
+            vec4<u32>(
+                key_of(4u < n_slots, high.x),
+                key_of(5u < n_slots, high.y),
+                key_of(6u < n_slots, high.z),
+                key_of(7u < n_slots, high.w),
+            ),
+        );
         append(local_ix, position, keys);
     }
 }

@@ -19,6 +19,13 @@ fn record_of(slot: u32) -> u32 {
     return row_of(slot);
 }
 
+fn put(work: Work, query: u32, column: u32, head: VectorHead, product: i32) {
+    if (query < work.n_slots) {
+        let slot = work.slot + query;
+        projected[slot * params.t_stride + 1u + column] = block_score(head, heads[row_of(slot)], product, 1.0);
+    }
+}
+
 @compute @workgroup_size(64)
 fn scorer_rrr_project(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
     let work = find_work(workgroup.y * params.grid_width + workgroup.x);
@@ -62,14 +69,14 @@ fn scorer_rrr_project(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(loca
         let sums = block_products(local_ix, work.slot, work.n_slots, at, params.block_words / 16u, valid);
         if (valid) {
             let head = vector_head(firsts_at, params.rank, column, 0u);
-            for (var query = 0u; query < QUERIES; query++) {
-                if (query < work.n_slots) {
-                    let product = select(sums.low[query % 4u], sums.high[query % 4u], query >= 4u);
-                    let slot = work.slot + query;
-                    projected[slot * params.t_stride + 1u + column] =
-                        block_score(head, heads[row_of(slot)], product, 1.0);
-                }
-            }
+            put(work, 0u, column, head, sums.low.x);
+            put(work, 1u, column, head, sums.low.y);
+            put(work, 2u, column, head, sums.low.z);
+            put(work, 3u, column, head, sums.low.w);
+            put(work, 4u, column, head, sums.high.x);
+            put(work, 5u, column, head, sums.high.y);
+            put(work, 6u, column, head, sums.high.z);
+            put(work, 7u, column, head, sums.high.w);
         }
     }
 }

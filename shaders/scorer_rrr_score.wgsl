@@ -17,6 +17,13 @@ fn record_of(slot: u32) -> u32 {
     return slot;
 }
 
+fn key_of(work: Work, query: u32, head: VectorHead, product: i32) -> u32 {
+    if (query >= work.n_slots) {
+        return NO_KEY;
+    }
+    return order_key(block_score(head, heads[work.slot + query], product, params.factor));
+}
+
 @compute @workgroup_size(64)
 fn scorer_rrr_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
     let work = find_work(workgroup.y * params.grid_width + workgroup.x);
@@ -35,18 +42,21 @@ fn scorer_rrr_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
         let ix = position - work.span.first;
         let at = run + ix / 16u * params.block_words + ix % 16u;
         let sums = block_products(local_ix, work.slot, work.n_slots, at, params.block_words / 16u, valid);
-        var keys: array<u32, QUERIES>;
-        for (var query = 0u; query < QUERIES; query++) {
-            keys[query] = NO_KEY;
-        }
+        var keys = Keys(vec4<u32>(NO_KEY), vec4<u32>(NO_KEY));
         if (valid) {
             let head = vector_head(firsts_at, n_blocks * 16u, ix, params.has_norm);
-            for (var query = 0u; query < QUERIES; query++) {
-                if (query < work.n_slots) {
-                    let product = select(sums.low[query % 4u], sums.high[query % 4u], query >= 4u);
-                    keys[query] = order_key(block_score(head, heads[work.slot + query], product, params.factor));
-                }
-            }
+            keys.low = vec4<u32>(
+                key_of(work, 0u, head, sums.low.x),
+                key_of(work, 1u, head, sums.low.y),
+                key_of(work, 2u, head, sums.low.z),
+                key_of(work, 3u, head, sums.low.w),
+            );
+            keys.high = vec4<u32>(
+                key_of(work, 4u, head, sums.high.x),
+                key_of(work, 5u, head, sums.high.y),
+                key_of(work, 6u, head, sums.high.z),
+                key_of(work, 7u, head, sums.high.w),
+            );
         }
         append(local_ix, position, keys);
     }

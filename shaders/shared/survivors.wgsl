@@ -21,15 +21,46 @@ fn open_rows(local_ix: u32, work: Work) {
     workgroupBarrier();
 }
 
-// Called by all invocations together with the keys of eight queries at one position, NO_KEY where there is none.
-fn append(local_ix: u32, position: u32, keys: array<u32, QUERIES>) {
-    var places: array<u32, QUERIES>;
-    for (var query = 0u; query < QUERIES; query++) {
-        places[query] = 0xffffffffu;
-        if (keys[query] != NO_KEY && ~keys[query] >= sh_floors[query]) {
-            places[query] = atomicAdd(&sh_counts[query], 1u);
+// Keys of eight queries at one position, NO_KEY where there is none. Queries are written out, here and below: compilers
+// that do not unroll a loop over them would put their values into memory.
+struct Keys {
+    low: vec4<u32>, // queries 0 to 3
+    high: vec4<u32>, // queries 4 to 7
+}
+
+const NO_PLACE = 0xffffffffu;
+
+// A place among the workgroup's survivors of a query.
+fn reserve(query: u32, key: u32) -> u32 {
+    if (key == NO_KEY || ~key < sh_floors[query]) {
+        return NO_PLACE;
+    }
+    return atomicAdd(&sh_counts[query], 1u);
+}
+
+fn keep(query: u32, key: u32, place: u32, position: u32) {
+    if (place != NO_PLACE) {
+        let at = sh_starts[query] + place;
+        if (at < params.stride) {
+            candidates[sh_rows[query] * params.stride + at] = vec2<u32>(key, position);
         }
     }
+}
+
+// Called by all invocations together.
+fn append(local_ix: u32, position: u32, keys: Keys) {
+    let low = vec4<u32>(
+        reserve(0u, keys.low.x),
+        reserve(1u, keys.low.y),
+        reserve(2u, keys.low.z),
+        reserve(3u, keys.low.w),
+    );
+    let high = vec4<u32>(
+        reserve(4u, keys.high.x),
+        reserve(5u, keys.high.y),
+        reserve(6u, keys.high.z),
+        reserve(7u, keys.high.w),
+    );
     workgroupBarrier();
     if (local_ix < QUERIES) {
         let found = atomicExchange(&sh_counts[local_ix], 0u);
@@ -38,12 +69,12 @@ fn append(local_ix: u32, position: u32, keys: array<u32, QUERIES>) {
         }
     }
     workgroupBarrier();
-    for (var query = 0u; query < QUERIES; query++) {
-        if (places[query] != 0xffffffffu) {
-            let place = sh_starts[query] + places[query];
-            if (place < params.stride) {
-                candidates[sh_rows[query] * params.stride + place] = vec2<u32>(keys[query], position);
-            }
-        }
-    }
+    keep(0u, keys.low.x, low.x, position);
+    keep(1u, keys.low.y, low.y, position);
+    keep(2u, keys.low.z, low.z, position);
+    keep(3u, keys.low.w, low.w, position);
+    keep(4u, keys.high.x, high.x, position);
+    keep(5u, keys.high.y, high.y, position);
+    keep(6u, keys.high.z, high.z, position);
+    keep(7u, keys.high.w, high.w, position);
 }
