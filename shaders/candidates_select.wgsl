@@ -91,7 +91,6 @@ fn candidates_select(@builtin(workgroup_id) workgroup: vec3<u32>, lane: Lane) {
             stays = candidate.x < last_key || (candidate.x == last_key && tie_of(candidate.y) <= last_tie);
         }
         storageBarrier();
-        workgroupBarrier();
         if (stays) {
             let slot = atomicAdd(&sh_taken, 1u);
             if (slot < params.keep) {

@@ -1,6 +1,6 @@
 // Scores of every centroid for every query, as candidates (key, list); empty lists never come first.
 //
-// A workgroup takes 8 queries × 64 lists, an invocation one list. Grid: ceil(n_rows / 8) · ceil(n_lists of the page / 64).
+// A workgroup takes 8 queries × 64 lists, an invocation one list. Grid: ceil(n_rows / 8) · ceil(n_lists / 64).
 // Reads s + 6 bytes a list and 8 queries, writes 8 bytes a score. Integer sums are exact; a score is off by two
 // roundings at most where `fma` is not fused. Twin: `router/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: RouterParams;

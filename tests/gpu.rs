@@ -102,6 +102,47 @@ fn large_k_and_n_rerank_have_no_cap() {
 }
 
 #[test]
+fn as_many_candidates_as_points_in_several_rounds() {
+    // Scratch so small that probes are cut into rounds, which then must leave room for what is kept.
+    let Some(gpu) = gpu_with(GpuOptions { max_binding: Some(1 << 18), ..Default::default() }) else { return };
+    let base = made(600, 40, 21);
+    for rows in [5, 60] {
+        let queries = made(rows, 40, 22);
+        for (spec, k, n_rerank) in [
+            ("IVF64,RRR32,Refine(f32)", 10, 600),
+            ("IVF64,RRR32,Refine(f32)", 600, 600),
+            ("IVF64,RRR32", 600, 600),
+            ("IVF64,SQ8", 700, 700),
+        ] {
+            let index = build(spec, Metric::L2, base.view());
+            let params = SearchParams::new(k).n_probe(64).n_rerank(n_rerank);
+            let want = search(&index, Device::cpu(), queries.view(), params);
+            let got = search(&index, gpu.clone().into(), queries.view(), params);
+            assert_agree(&got, &want, &format!("{spec} k={k}, {rows} queries"));
+        }
+    }
+}
+
+#[test]
+fn one_long_list_among_short_ones() {
+    let Some(gpu) = gpu() else { return };
+    let mut base = made(209, 16, 5);
+    let first = base.row(0).to_owned();
+    for i in 0..200 {
+        base.row_mut(i).assign(&first);
+    }
+    for i in 200..209 {
+        base.row_mut(i).fill(0.0);
+        base[[i, i - 200]] = 1000.0;
+    }
+    let queries = base.slice(s![199..209, ..]).to_owned();
+    let index = build("IVF10,Flat", Metric::L2, base.view());
+    let params = SearchParams::new(3).n_probe(3);
+    let want = search(&index, Device::cpu(), queries.view(), params);
+    assert_agree(&search(&index, gpu.into(), queries.view(), params), &want, "skewed lists");
+}
+
+#[test]
 fn the_embedded_set_is_searched_alike_and_repeatedly() {
     let Some(gpu) = gpu() else { return };
     let (base, queries) = (embedded_array("base.i8bin"), embedded_array("query.i8bin"));

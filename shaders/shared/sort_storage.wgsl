@@ -11,5 +11,4 @@ fn hold(row_at: u32, ix: u32, candidate: vec2<u32>) {
 
 fn settle() {
     storageBarrier();
-    workgroupBarrier();
 }

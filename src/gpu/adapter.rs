@@ -64,8 +64,8 @@ impl std::str::FromStr for Tier {
 /// Which GPU to open, and how much of it to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GpuOptions {
-    /// Part of the adapter's name, in any case; the best hardware adapter if not given. Software adapters are used
-    /// only when named.
+    /// The adapter's name, or words of it and of its back end, as `3080 vulkan`, in any case; the best hardware
+    /// adapter if not given. Software adapters are used only when named.
     pub name: Option<String>,
     /// Highest tier to use.
     pub tier: Option<Tier>,
@@ -105,6 +105,7 @@ pub struct AdapterSummary {
     pub subgroup_size: (u32, u32),
     /// What is missing, and what that costs.
     pub missing: Vec<String>,
+    has_floor: bool,
 }
 
 impl AdapterSummary {
@@ -139,6 +140,7 @@ impl AdapterSummary {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
             missing,
+            has_floor: below_floor(&limits).is_none(),
         }
     }
 
@@ -146,6 +148,19 @@ impl AdapterSummary {
     #[must_use]
     pub fn is_software(&self) -> bool {
         self.kind == "software"
+    }
+
+    /// Whether it has what every kernel needs.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.has_floor
+    }
+
+    /// Whether every word of `name` is in its name or its back end.
+    pub(super) fn matches(&self, name: &str) -> bool {
+        let own = format!("{} {}", self.name, self.backend).to_lowercase();
+        let mut words = name.split_whitespace().peekable();
+        words.peek().is_some() && words.all(|word| own.contains(&word.to_lowercase()))
     }
 
     fn rank(&self) -> usize {

@@ -18,6 +18,9 @@ pub(crate) type Buffer = wgpu::Buffer;
 /// What was submitted at once.
 pub(crate) type Submission = wgpu::SubmissionIndex;
 
+/// Bytes of a binding, at most, whatever the device allows.
+const BINDING_MAX: u64 = (1 << 31) - 256;
+
 /// An opened GPU: cheap to clone, shared by searchers and threads. Kernels are compiled when first used.
 #[derive(Clone)]
 pub struct Gpu(Arc<Shared>);
@@ -76,11 +79,15 @@ impl Gpu {
                 format!("there is {}", names.join(", "))
             }
         };
-        let fits = |summary: &AdapterSummary| match &options.name {
-            Some(name) => summary.name.to_lowercase().contains(&name.to_lowercase()),
-            None => !summary.is_software(),
+        // An adapter of exactly this name before one whose name and back end hold all its words.
+        let chosen = match &options.name {
+            Some(name) => all
+                .iter()
+                .position(|(_, s)| s.name.eq_ignore_ascii_case(name))
+                .or_else(|| all.iter().position(|(_, s)| s.matches(name))),
+            None => all.iter().position(|(_, s)| !s.is_software() && s.is_usable()),
         };
-        let Some((adapter, summary)) = all.into_iter().find(|(_, summary)| fits(summary)) else {
+        let Some((adapter, summary)) = chosen.and_then(|i| all.into_iter().nth(i)) else {
             let wanted = match &options.name {
                 Some(name) => format!("named like `{name}`"),
                 None => "in hardware, and software runs only when named, as in gpu:llvmpipe".to_owned(),
@@ -110,7 +117,9 @@ impl Gpu {
             required.max_compute_workgroups_per_dimension =
                 required.max_compute_workgroups_per_dimension.min(most.max(16));
         }
-        let has_timestamps = adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        // The floor is asked for as such: without any optional feature.
+        let is_bare = options.tier == Some(Tier::Floor);
+        let has_timestamps = !is_bare && adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let mut features = tier.features();
         features.set(wgpu::Features::TIMESTAMP_QUERY, has_timestamps);
         let (device, queue) = adapter
@@ -164,7 +173,13 @@ impl Gpu {
     /// Gives the device up, as if it had been unplugged: searches then end with [`GpuError::Lost`].
     pub fn destroy(&self) {
         self.0.device.destroy();
-        *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some("it was destroyed".to_owned());
+        self.lose("it was destroyed".to_owned());
+    }
+
+    /// Notes that the device is gone, for the first reason known.
+    fn lose(&self, reason: String) -> GpuError {
+        let mut lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        GpuError::Lost { reason: lost.get_or_insert(reason).clone() }
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
@@ -186,7 +201,9 @@ impl Gpu {
 
     /// Largest binding in bytes.
     pub(crate) fn max_binding(&self) -> u64 {
-        self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size) & !255
+        // Kernels count words, halves and bytes in 32 bits.
+        self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size).min(BINDING_MAX)
+            & !255
     }
 
     /// Most workgroups a dimension.
@@ -267,7 +284,13 @@ impl Gpu {
 
     /// Waits until a submission, or all there are, is done.
     pub(crate) fn wait(&self, what: &str, submission: Option<Submission>) -> Result<(), GpuError> {
-        let polled = self.0.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        let poll =
+            || self.0.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        // wgpu panics where the driver reports a lost device, or no memory, from waiting.
+        let Ok(polled) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)) else {
+            let reason = format!("the driver failed while {what} were awaited");
+            return Err(self.lose(reason));
+        };
         self.check(what)?;
         polled.map(drop).map_err(|e| GpuError::Failed { what: what.to_owned(), reason: e.to_string() })
     }

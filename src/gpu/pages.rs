@@ -1,4 +1,7 @@
-//! The parts of an index on the device: all resident where they fit, else the least recently used make room.
+//! The parts of an index on the device: all resident where they fit, else some make room for others.
+//!
+//! Searches go through the pages in the same order again and again, so the one used last is the one needed last: it
+//! makes room, and what was there first stays. The least recently used would be thrown out just before its turn.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -85,12 +88,8 @@ impl Pages {
         {
             flush()?;
             while state.used + size > budget {
-                let oldest = state
-                    .pages
-                    .iter_mut()
-                    .filter(|page| page.buffer.is_some())
-                    .min_by_key(|page| page.used_at);
-                let Some(page) = oldest else { break };
+                let held = state.pages.iter_mut().filter(|page| page.buffer.is_some());
+                let Some(page) = held.max_by_key(|page| page.used_at) else { break };
                 page.buffer = None;
                 state.used -= page.source.len() as u64;
             }

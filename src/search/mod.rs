@@ -306,7 +306,7 @@ impl Searcher {
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 if let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) {
-                    gpu.search(&self.model, &request, ids, scores, profile)?;
+                    gpu.search(&self.model, &request, ids, scores, params.threads, profile)?;
                 }
                 return Ok(Hits { ids, scores });
             }

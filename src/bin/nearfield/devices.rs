@@ -8,7 +8,7 @@ use crate::{error::CliError, report};
 /// Where to search.
 #[derive(clap::Args, Clone)]
 pub struct DeviceArgs {
-    /// auto (a hardware GPU, else the CPU), cpu, cpu:NAME, gpu, gpu:NAME (part of the adapter's name; software only so)
+    /// auto (a hardware GPU, else the CPU), cpu, cpu:NAME, gpu, gpu:NAME (words of the adapter's name; software only so)
     /// or reference; see `nearfield devices`.
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -108,10 +108,11 @@ fn gpus() -> Result<(), CliError> {
             "GPU               none: no Vulkan, Metal or DX12 driver was found; auto chooses the CPU",
         );
     }
+    let chosen = adapters.iter().position(|a| !a.is_software() && a.is_usable());
     for (i, a) in adapters.iter().enumerate() {
-        let note = match (i, a.is_software()) {
-            (_, true) => "  used only when named",
-            (0, false) => "  chosen by auto and gpu",
+        let note = match i {
+            _ if Some(i) == chosen => "  chosen by auto and gpu",
+            _ if a.is_software() => "  used only when named",
             _ => "",
         };
         report::line(&format!("gpu:{}{note}", a.name))?;

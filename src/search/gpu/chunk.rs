@@ -187,9 +187,12 @@ impl Chunk<'_> {
             Plan::ClusterMajor => points.min(self.model.n as f64),
         };
         match &searcher.scorer {
-            GpuScorer::Rrr(rrr) => self.score_rrr(rrr, &base, (points, read)),
+            GpuScorer::Rrr(rrr) => self.score_rrr(rrr, round, &base, (points, read)),
             GpuScorer::Rows(rows) => {
                 for page in &rows.pages {
+                    if !searcher.touches(self.model, round, &page.positions) {
+                        continue;
+                    }
                     let buffer = self.page(page.id)?;
                     let work = self.work(&base, &page.positions, narrow(TILE_POINTS), (points, read));
                     let Self { scratch, recording, .. } = self;
@@ -208,9 +211,18 @@ impl Chunk<'_> {
         }
     }
 
-    fn score_rrr(&mut self, rrr: &GpuRrr, base: &ScanParams, load: (f64, f64)) -> Result<(), GpuError> {
+    fn score_rrr(
+        &mut self,
+        rrr: &GpuRrr,
+        round: &Round,
+        base: &ScanParams,
+        load: (f64, f64),
+    ) -> Result<(), GpuError> {
         let searcher = self.searcher;
         for page in &rrr.a {
+            if !searcher.touches(self.model, round, &page.positions) {
+                continue;
+            }
             let buffer = self.page(page.id)?;
             // One tile a list, whatever its length.
             let work = self.work(base, &page.positions, u32::MAX >> 1, load);
@@ -232,6 +244,9 @@ impl Chunk<'_> {
             &self.scratch.t_heads,
         );
         for page in &rrr.b {
+            if !searcher.touches(self.model, round, &page.positions) {
+                continue;
+            }
             let buffer = self.page(page.id)?;
             let work = self.work(base, &page.positions, narrow(TILE_POINTS), load);
             let Self { scratch, recording, .. } = self;
@@ -289,7 +304,7 @@ fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan,
         states: &scratch.states,
         n_rows,
         stride: plan.stride,
-        tie: Tie::Id,
+        tie: searcher.tie,
         ties: &searcher.ties,
     }
 }

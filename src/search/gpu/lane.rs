@@ -1,6 +1,74 @@
 //! A chunk's scratch on the device, kept from one chunk to the next.
 
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use crate::gpu::{Buffer, Gpu, GpuError};
+
+/// Scratch of all searches together where no budget is given: beyond it they wait for each other. The device runs one
+/// after the other anyway; a few in flight keep it busy.
+const SCRATCH_MAX: u64 = 1 << 30;
+/// Lanes kept for later searches.
+const KEPT: usize = 4;
+
+/// Lanes that no search uses, and how much scratch those in use may take.
+pub(super) struct ScratchPool {
+    lanes: Mutex<Vec<Lane>>,
+    limit: u64,
+    /// Memory is bounded: one search at a time, which has the pages to itself.
+    is_bounded: bool,
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// A search's share of the scratch, given back when dropped.
+pub(super) struct Share<'a> {
+    pool: &'a ScratchPool,
+    bytes: u64,
+}
+
+impl ScratchPool {
+    /// A pool under a budget for the device's memory, if there is one.
+    pub fn new(memory: Option<u64>) -> Self {
+        Self {
+            lanes: Mutex::default(),
+            limit: memory.map_or(SCRATCH_MAX, |memory| memory / 2),
+            is_bounded: memory.is_some(),
+            used: Mutex::default(),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits until a search of `bytes` may go on. One larger than the limit goes alone.
+    pub fn take(&self, bytes: u64) -> Share<'_> {
+        let bytes = if self.is_bounded { self.limit } else { bytes.min(self.limit) };
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while *used + bytes > self.limit {
+            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += bytes;
+        Share { pool: self, bytes }
+    }
+
+    /// A lane, used before if there is one.
+    pub fn lane(&self) -> Lane {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Keeps a lane for later, unless there are enough.
+    pub fn give_back(&self, lane: Lane) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if lanes.len() < KEPT {
+            lanes.push(lane);
+        }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.pool.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.pool.freed.notify_all();
+    }
+}
 
 macro_rules! lane {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -20,6 +88,13 @@ macro_rules! lane {
         #[derive(Default)]
         pub(super) struct Sizes {
             $($(#[$doc])* pub $name: usize,)*
+        }
+
+        impl Sizes {
+            /// Bytes of a lane.
+            pub fn total(&self) -> u64 {
+                [$(self.$name,)*].into_iter().sum::<usize>() as u64
+            }
         }
 
         /// The buffers of a lane, all there.

@@ -13,18 +13,16 @@ mod chunk;
 mod lane;
 mod plan;
 
-use std::sync::{Mutex, PoisonError};
-
 use self::{
     chunk::Chunk,
-    lane::{Lane, Sizes},
-    plan::{BatchPlan, Bounds},
+    lane::{Lane, ScratchPool, Sizes},
+    plan::{BatchPlan, Bounds, Round},
 };
 use super::{Request, SearchError};
 use crate::{
     gpu::{
         Buffer, Gpu, GpuError, Profile, Submission,
-        kernel::Plan,
+        kernel::{Plan, Tie},
         layout::narrow,
         pages::{Pages, upload},
         recording::{Recording, finish_read_back, start_read_back},
@@ -59,7 +57,8 @@ pub(super) struct GpuSearcher {
     refine: Option<GpuRows>,
     /// Position and run of each list, `[n_lists + 1]`.
     lists: Buffer,
-    /// Order of ids by position.
+    /// What equal scores stand by: ids, whose order by position is in `ties`, or positions where they are the ids.
+    tie: Tie,
     ties: Buffer,
     /// Ids by their order, where they need 64 bits.
     wide_ids: Option<Vec<u64>>,
@@ -68,9 +67,7 @@ pub(super) struct GpuSearcher {
     s: usize,
     /// Codes of a reduced query, in 16s.
     steps: usize,
-    lanes: Mutex<Vec<Lane>>,
-    /// Held by a search where memory is bounded: one at a time has scratch, and pages to itself.
-    turn: Mutex<()>,
+    scratch: ScratchPool,
 }
 
 enum GpuScorer {
@@ -85,7 +82,14 @@ impl GpuSearcher {
         let s = model.scored_dims();
         let fixed = (model.n * 4 + n_lists * (2 * s + 16) + model.dim * s * 2) as u64;
         // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
-        let budget = gpu.memory().map(|memory| (memory / 2).saturating_sub(fixed));
+        let budget = match gpu.memory() {
+            None => None,
+            Some(memory) if memory / 2 > fixed => Some(memory / 2 - fixed),
+            Some(allowed) => {
+                let what = "an index's ids, lists and maps, beside its pages and scratch,".to_owned();
+                return Err(GpuError::TooLarge { what, needed: fixed * 2 + 1, allowed });
+            }
+        };
         let page_bytes = budget.map_or(u64::MAX, |bytes| (bytes / 4).max(1)).min(gpu.max_binding());
         let mut pages = Pages::new(&gpu, budget);
         let pca = model.transform.as_ref().map(|pca| GpuPca::new(&gpu, pca, model.dim)).transpose()?;
@@ -114,7 +118,7 @@ impl GpuSearcher {
         for (i, size) in sizes.iter().enumerate() {
             largest[i + 1] = largest[i] + size;
         }
-        let (ties, wide_ids) = ties(model.lists.ids(), model.n);
+        let (tie, ties, wide_ids) = ties(model.lists.ids());
         let slot_bytes = match &scorer {
             GpuScorer::Rrr(rrr) => (rrr.t_len * 4).max(rrr.t_steps * 16),
             GpuScorer::Rows(_) => 8,
@@ -125,6 +129,7 @@ impl GpuSearcher {
         let searcher = Self {
             lists: upload(&gpu, "lists", bytemuck::cast_slice(&lists))?,
             ties: upload(&gpu, "ids", bytemuck::cast_slice(&ties))?,
+            tie,
             wide_ids,
             bounds: Bounds {
                 largest,
@@ -140,12 +145,21 @@ impl GpuSearcher {
             scorer,
             refine,
             pages,
+            scratch: ScratchPool::new(gpu.memory()),
             gpu,
-            lanes: Mutex::default(),
-            turn: Mutex::default(),
         };
         searcher.pages.fill()?;
         Ok(searcher)
+    }
+
+    /// Whether any list has points of a round at these positions.
+    fn touches(&self, model: &Model, round: &Round, positions: &std::ops::Range<usize>) -> bool {
+        // Every list is read from its start in most rounds, and then every page is touched.
+        (0..model.lists.len()).any(|list| {
+            let range = model.lists.range(list);
+            let (from, to) = (range.start + round.points.0, range.end.min(range.start + round.points.1));
+            from.max(positions.start) < to.min(positions.end)
+        })
     }
 
     /// What the device and the index say about each other, if anything is out of the ordinary.
@@ -174,22 +188,23 @@ impl GpuSearcher {
         request: &Request<'_, V>,
         ids: &mut [u64],
         scores: &mut [f32],
+        threads: usize,
         mut profile: Option<&mut Profile>,
     ) -> Result<(), SearchError> {
         let n = request.queries.n_rows();
         let effort = request.effort;
-        let _turn = self.gpu.memory().map(|_| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let n_probe = effort.n_probe.min(model.lists.len() - model.lists.n_empty());
         let plan = self.bounds.plan(n, n_probe, effort.n_rerank, request.k)?;
+        let sizes = self.sizes(model, &plan, n_probe, request.k, plan.rows.min(n));
+        let _share = self.scratch.take(sizes.total() * if n > plan.rows { 2 } else { 1 });
         let mut in_flight: Option<(usize, usize, Lane, Option<Submission>)> = None;
         let mut first = 0;
         while first < n || in_flight.is_some() {
             let mut next = None;
             if first < n {
                 let rows = plan.rows.min(n - first);
-                let queries = read_queries(model, request, first, rows)?;
-                let mut lane =
-                    self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+                let queries = read_queries(model, request, first, rows, threads)?;
+                let mut lane = self.scratch.lane();
                 let submission = self.submit(
                     model,
                     (&plan, n_probe, effort.n_rerank, request.k),
@@ -212,7 +227,7 @@ impl GpuSearcher {
                     &mut ids[places.clone()],
                     &mut scores[places],
                 )?;
-                self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+                self.scratch.give_back(lane);
             }
             in_flight = next;
         }
@@ -327,12 +342,13 @@ fn read_queries<V: Vectors>(
     request: &Request<'_, V>,
     first: usize,
     rows: usize,
+    threads: usize,
 ) -> Result<Vec<f32>, SearchError> {
     use rayon::prelude::*;
     let width = padded(model.dim);
     let mut values = vec![0.0; rows * width];
     let read = |(i, out): (usize, &mut [f32])| request.query_into(model, first + i, &mut out[..model.dim]);
-    if rows < 64 {
+    if rows < 64 || threads == 1 {
         values.chunks_mut(width).enumerate().try_for_each(read)?;
     } else {
         // The first error in query order, whichever thread met one first.
@@ -342,16 +358,16 @@ fn read_queries<V: Vectors>(
     Ok(values)
 }
 
-/// What orders equal scores: ids where they have 32 bits, else their ranks and the ids by rank.
-fn ties(ids: &Ids, n: usize) -> (Vec<u32>, Option<Vec<u64>>) {
+/// What orders equal scores: positions, or ids where they have 32 bits, else their ranks and the ids by rank.
+fn ties(ids: &Ids) -> (Tie, Vec<u32>, Option<Vec<u64>>) {
     match ids {
-        Ids::Positions => ((0..narrow(n)).collect(), None),
-        Ids::U32(ids) => (ids.to_vec(), None),
+        Ids::Positions => (Tie::Item, Vec::new(), None),
+        Ids::U32(ids) => (Tie::Id, ids.to_vec(), None),
         Ids::U64(ids) => {
             let mut wide: Vec<u64> = ids.to_vec();
             wide.sort_unstable();
             let rank = |id: &u64| narrow(wide.partition_point(|other| other < id));
-            (ids.iter().map(rank).collect(), Some(wide))
+            (Tie::Id, ids.iter().map(rank).collect(), Some(wide))
         }
     }
 }

@@ -60,7 +60,8 @@ impl Bounds {
         let wanted = n.min(ROWS_WANTED);
         let least = keep + TILE_POINTS;
         let most = (keep * 2 + STRIDE_MAX).min((buffer / 8 / wanted).max(least + STRIDE_MAX / 16));
-        let stride = full.max(keep).min(most);
+        // A round after the first has room for at least one tile of points beside those kept.
+        let stride = full.max(least).min(most);
         let slots_row = self.slot_bytes.max(8);
         let row_bytes = [stride * 8, n_lists * 8, n_probe * 8, k * 8, keep * 8, slots_row, self.row_bytes];
         let needed = row_bytes.into_iter().max().unwrap_or(1).max(1);
@@ -95,11 +96,15 @@ impl Bounds {
                 rounds.push(Round { probe_from: from, n_probes: fitting, points: (0, self.largest[1]) });
                 from += fitting;
             } else {
-                // Not even one list fits whole.
+                // Not even one list fits whole. The first piece of all is short, for an early floor.
                 let step = (stride - keep) / TILE_POINTS * TILE_POINTS;
-                for start in (0..self.largest[1]).step_by(step.max(TILE_POINTS)) {
-                    let points = (start, (start + step).min(self.largest[1]));
-                    rounds.push(Round { probe_from: from, n_probes: 1, points });
+                let mut start = 0;
+                while start < self.largest[1] {
+                    let short = (8 * keep).next_multiple_of(TILE_POINTS).max(16 * TILE_POINTS);
+                    let step = if rounds.is_empty() { step.min(short) } else { step };
+                    let end = (start + step).min(self.largest[1]);
+                    rounds.push(Round { probe_from: from, n_probes: 1, points: (start, end) });
+                    start = end;
                 }
                 from += 1;
             }
@@ -128,6 +133,7 @@ mod tests {
         let mut probes = vec![0; n_probe];
         for (i, round) in plan.rounds.iter().enumerate() {
             let points = round.points.1 - round.points.0;
+            assert!(points > 0 || bounds.largest[1] == 0, "{plan:?}");
             for p in &mut probes[round.probe_from..round.probe_from + round.n_probes] {
                 assert_eq!(*p, round.points.0, "rounds of a probe follow each other");
                 *p = round.points.1;
@@ -154,6 +160,16 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn as_many_kept_as_there_are_points_leaves_room_for_later_rounds() {
+        check(&Bounds { slot_bytes: 132, ..bounds(&[4; 512], 1 << 27) }, 4096, 512, 2048);
+        check(&bounds(&[200, 1, 1, 1, 1, 1, 1, 1, 1, 1], 1 << 27), 10, 3, 3);
+        check(&Bounds { slot_bytes: 132, ..bounds(&[10; 60], 1 << 18) }, 60, 60, 600);
+        for keep in 1..600 {
+            check(&bounds(&[300, 200, 50, 7, 7, 7, 1], 1 << 18), 30, 7, keep);
         }
     }
 
