@@ -60,18 +60,21 @@ fn scorer_rows_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local
             for (var step = 0u; step < STEP; step++) {
                 let value = sh_values[local_ix * PITCH + step];
                 let at = step * QUERIES;
-                low += vec4<f32>(
-                    quad_term(sh_queries[at], value),
-                    quad_term(sh_queries[at + 1u], value),
-                    quad_term(sh_queries[at + 2u], value),
-                    quad_term(sh_queries[at + 3u], value),
-                );
-                high += vec4<f32>(
-                    quad_term(sh_queries[at + 4u], value),
-                    quad_term(sh_queries[at + 5u], value),
-                    quad_term(sh_queries[at + 6u], value),
-                    quad_term(sh_queries[at + 7u], value),
-                );
+                low.x += quad_term(sh_queries[at], value);
+                if (work.n_slots > 1u) {
+                    low += vec4<f32>(
+                        0.0,
+                        quad_term(sh_queries[at + 1u], value),
+                        quad_term(sh_queries[at + 2u], value),
+                        quad_term(sh_queries[at + 3u], value),
+                    );
+                    high += vec4<f32>(
+                        quad_term(sh_queries[at + 4u], value),
+                        quad_term(sh_queries[at + 5u], value),
+                        quad_term(sh_queries[at + 6u], value),
+                        quad_term(sh_queries[at + 7u], value),
+                    );
+                }
             }
         }
         let position = position_from + local_ix;

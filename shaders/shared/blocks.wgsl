@@ -39,6 +39,10 @@ fn block_products(local_ix: u32, query_from: u32, n_queries: u32, at: u32, words
             for (var step = 0u; step < n_steps; step++) {
                 let codes = code_quad(at, words, step_from + step);
                 let sh_at = step * QUERIES;
+                if (n_queries == 1u) {
+                    sums.low.x += dot_quad(codes, sh_codes[sh_at]);
+                    continue;
+                }
                 sums.low += vec4<i32>(
                     dot_quad(codes, sh_codes[sh_at]),
                     dot_quad(codes, sh_codes[sh_at + 1u]),

@@ -276,9 +276,9 @@ impl Kernel {
         parts
     }
 
-    /// Whether its arithmetic is in f32 rather than int8.
+    /// Whether its arithmetic is other than `dot4I8Packed`.
     pub fn is_float(self) -> bool {
-        matches!(self, Self::Project(_) | Self::RowsScore(..) | Self::Rerank(_) | Self::Probe(Probe::Fma))
+        !matches!(self, Self::Router | Self::RrrProject(..) | Self::RrrScore(..) | Self::Probe(Probe::Dot4))
     }
 
     /// The whole text, for devices of a tier.

@@ -227,7 +227,8 @@ impl Recording {
             if n_bytes > 0 {
                 gpu.queue().write_buffer(params, 0, &self.params);
             }
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let mut encoder =
+                gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("chunk") });
             self.encode(&mut encoder, &pipelines, params, timer.as_ref());
             if let Some(timer) = &timer {
                 timer.resolve(&mut encoder);
@@ -265,11 +266,12 @@ impl Recording {
                 Command::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(from, 0, to, 0, *bytes),
                 Command::Dispatch { kernel, .. } => {
                     let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: timer.map(|_| kernel.name()),
+                        label: Some(kernel.name()),
                         timestamp_writes: timer.map(|timer| timer.writes(n_dispatches)),
                     });
-                    while let Some(Command::Dispatch { params_at, params_len, bindings, grid, .. }) =
-                        commands.peek()
+                    while let Some(Command::Dispatch {
+                        kernel, params_at, params_len, bindings, grid, ..
+                    }) = commands.peek()
                     {
                         let Some(pipeline) = pipelines.next() else { break };
                         let mut entries = vec![wgpu::BindGroupEntry {
@@ -285,7 +287,7 @@ impl Recording {
                             resource: buffer.as_entire_binding(),
                         }));
                         let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                            label: None,
+                            label: Some(kernel.name()),
                             layout: &pipeline.layout,
                             entries: &entries,
                         });

@@ -95,10 +95,12 @@ fn devices(given: &[String]) -> Vec<String> {
     let mut names = vec!["cpu".to_owned()];
     #[cfg(feature = "gpu")]
     for adapter in nearfield::Gpu::adapters() {
+        let name = format!("gpu:{}", adapter.name);
         if adapter.is_software() {
-            eprintln!("gpu:{} left out: software runs only when named with --device", adapter.name);
-        } else {
-            names.push(format!("gpu:{}", adapter.name));
+            eprintln!("{name} left out: software runs only when named with --device");
+        } else if !names.contains(&name) {
+            // One card may be there for several back ends: the best.
+            names.push(name);
         }
     }
     names
@@ -132,9 +134,15 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
     let recall = recall.with_base(base)?;
     let mut searchers = Vec::new();
     for name in devices(&args.device) {
-        let searcher = index.searcher(args.gpu.device(&name)?)?;
-        eprintln!("device: {}", searcher.device());
-        searchers.push(searcher);
+        match index.searcher(args.gpu.device(&name)?) {
+            Ok(searcher) => {
+                eprintln!("device: {}", searcher.device());
+                searchers.push(searcher);
+            }
+            // Asked for: an error. Found: the others still count.
+            Err(error) if args.device.is_empty() => eprintln!("{name} left out: {error}"),
+            Err(error) => return Err(error.into()),
+        }
     }
     let Some(effort) = searchers.first().map(|searcher| searcher.effort(params)) else { return Ok(()) };
     report::say_clamped(&index, params, effort);

@@ -43,8 +43,8 @@ pub struct Args {
     scores: Option<PathBuf>,
 }
 
-/// Queries searched between two steps of the progress bar.
-const STEP: usize = 4096;
+/// Queries searched between two steps of the progress bar: several of a GPU's chunks, which overlap.
+const STEP: usize = 16_384;
 
 /// Some rows of a set of vectors.
 struct Window<'a, V> {
