@@ -6,7 +6,17 @@ use std::time::Instant;
 
 use nearfield::{Device, Index, Metric, SearchParams, Vectors, io::VectorFile};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let device: Device = std::env::args().nth(1).as_deref().unwrap_or("auto").parse()?;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/wordnet");
     let base = VectorFile::open(format!("{folder}/base.i8bin"))?;

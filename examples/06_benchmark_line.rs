@@ -11,7 +11,17 @@ use nearfield::{Device, Index, Metric, SearchParams, Vectors, eval, io::VectorFi
 const K: usize = 10;
 const SPEC: &str = "PCA128,IVF128,RRR32,Refine(f16)";
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let device: Device = arguments.next().as_deref().unwrap_or("auto").parse()?;
     let batch: usize = arguments.next().as_deref().unwrap_or("1000").parse()?;

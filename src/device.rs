@@ -29,7 +29,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// A GPU if there is one, else the CPU.
+    /// A hardware GPU if there is one, else the CPU.
     #[must_use]
     pub fn auto() -> Self {
         Self::Auto
@@ -86,6 +86,7 @@ impl DeviceError {
     }
 }
 
+/// `auto`, `cpu`, `cpu:NAME` (see [`Simd::by_name`]), `gpu`, `gpu:NAME` (see `GpuOptions::name`) or `reference`.
 impl FromStr for Device {
     type Err = DeviceError;
 

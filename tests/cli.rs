@@ -394,6 +394,105 @@ fn vector_files_of_every_format_agree() {
 }
 
 #[test]
+fn bench_puts_devices_side_by_side() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(500, 20, 1));
+    let queries = folder.vectors("queries.fbin", &made(30, 20, 2));
+    let rows = json(&[
+        &"bench",
+        &base,
+        &queries,
+        &"--spec",
+        &"IVF8,RRR16,Refine(f32)",
+        &"--metric",
+        &"l2",
+        &"--n-probe",
+        &"8",
+        &"--batch",
+        &"1,50",
+        &"--device",
+        &"cpu,reference",
+        &"--json",
+    ]);
+    assert_eq!(rows.len(), 4);
+    assert_eq!(rows.iter().map(|r| r["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 1, 50, 50]);
+    assert!(rows.iter().all(|r| r["agree"].as_f64().unwrap() > 0.99 && r["recall"].as_f64().unwrap() > 0.95));
+    fails(2, &["--batch"], &[&"bench", &"--batch", &"0"]);
+    fails(4, &["tpu"], &[&"bench", &"--device", &"cpu,tpu"]);
+    let index = folder.path("index.nf");
+    json(&[&"build", &base, &"-o", &index, &"--spec", &"Flat", &"--metric", &"l2", &"--json"]);
+    fails(3, &["BASE", "500", "30"], &[&"bench", &queries, &queries, &"--index", &index]);
+    fails(2, &["--spec"], &[&"bench", &base, &queries, &"--index", &index, &"--spec", &"Flat"]);
+    let ids = folder.path("ids.npy");
+    fails(2, &["--output", "--scores"], &[&"search", &index, &queries, &"-o", &ids, &"--scores", &ids]);
+    let output = run(&[&"search", &index, &queries, &"-k", &"600"]);
+    assert!(text(&output.stderr).contains("padding"), "{}", text(&output.stderr));
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn gpus_are_listed_and_searched() {
+    let Some(name) = support::gpu_name() else { return };
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(500, 20, 1));
+    let index = folder.path("index.nf");
+    json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"IVF8,RRR16,Refine(f16)",
+        &"--metric",
+        &"l2",
+        &"--json",
+    ]);
+    let listed = json(&[&"devices", &"--json"]);
+    let device = listed[0]["gpus"][0]["device"].as_str().unwrap().to_owned();
+    assert_eq!(device, format!("gpu:{name}"));
+    assert!(text(&run(&[&"devices"]).stdout).contains(&device));
+    let on = |device: &str, extra: &[&str]| {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"search", &index, &base, &"--device"];
+        arguments.push(&device);
+        arguments.extend(extra.iter().map(|argument| argument as &dyn AsRef<std::ffi::OsStr>));
+        run(&arguments)
+    };
+    let want = text(&on("cpu", &[]).stdout);
+    for extra in [&[][..], &["--gpu-tier", "floor"], &["--gpu-memory", "8MiB"]] {
+        let output = on(&device, extra);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        // Ids are equal, scores to six places may differ by rounding.
+        let ids = |t: &str| -> Vec<String> {
+            t.split_whitespace().map(|w| w.split(':').next().unwrap().to_owned()).collect()
+        };
+        let (got, want) = (ids(&text(&output.stdout)), ids(&want));
+        let same = got.iter().zip(&want).filter(|(a, b)| a == b).count();
+        assert!(same * 100 >= want.len() * 99, "{same} of {} alike", want.len());
+    }
+    let profiled = on(&device, &["--profile"]);
+    let said = text(&profiled.stderr);
+    assert!(said.contains("scorer_rrr_score") || said.contains("timestamps"), "{said}");
+    for (extra, words) in [
+        (["--gpu-memory", "1KiB"], "at least 8 MiB"),
+        (["--gpu-memory", "lots"], "512MiB"),
+        (["--gpu-tier", "top"], "floor"),
+    ] {
+        let output = on(&device, &extra);
+        assert!(!output.status.success() && text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+    let rows = json(&[
+        &"bench",
+        &"--device",
+        &format!("cpu,{device}").as_str(),
+        &"--batch",
+        &"4",
+        &"--json",
+        &"--profile",
+    ]);
+    assert!(rows[1]["agree"].as_f64().unwrap() > 0.98, "{}", rows[1]);
+}
+
+#[test]
 fn the_demo_finds_what_exact_search_finds() {
     let row = &json(&[&"demo", &"--json"])[0];
     assert!(row["recall"].as_f64().unwrap() > 0.96, "{row}");

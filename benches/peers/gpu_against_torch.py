@@ -10,7 +10,7 @@ by a fixed seed; its queries are held out. Every engine sweeps its efforts once,
 the fastest effort that reaches it is then timed at every batch. Both sides keep their index on the device; queries go
 up and results come back within the time measured. Tables go to stdout as Markdown, rows of JSON to --output.
 
-All of it takes less than eight minutes on a data-centre GPU: --minutes stops before what would not fit any more.
+After --minutes nothing new is begun: what was measured until then is printed.
 Without a GPU, `--device gpu:llvmpipe --torch cpu --made 20000x64` shows that it works, and nothing more.
 """
 import argparse, json, os, subprocess, sys, tempfile, time
@@ -215,6 +215,8 @@ def one_set(args, name, base, queries, metric, truth, spec, deadline, out):
     device = torch.device(args.torch)
     batches = args.batches
     base, queries = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(queries, np.float32)
+    if metric == "cosine":
+        base, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (base, queries))
     if truth is None:
         truth = exact(base, queries, metric, device)
     most = max(batches)
@@ -237,6 +239,8 @@ def one_set(args, name, base, queries, metric, truth, spec, deadline, out):
         chosen = fastest([(r["recall"], r["qps"], (r["n_probe"], r["n_rerank"])) for r in rows])
         for batch in batches:
             for target, (found, _, effort) in chosen.items():
+                if time.perf_counter() > deadline:
+                    break
                 # A few calls of small batches tell as much as all of them.
                 calls = min(most, batch * 64)
                 np.save(f"{folder}/some.npy", queries[many[:calls]])
@@ -252,6 +256,8 @@ def one_set(args, name, base, queries, metric, truth, spec, deadline, out):
         engine = make()
         rows = []
         for effort in engine.efforts:
+            if time.perf_counter() > deadline:
+                break
             found = engine.run(queries[:SWEPT], effort).numpy()
             rows.append((recall(found, truth[:SWEPT]), engine.time(queries[many], min(SWEPT, len(many)), effort), effort))
         for target, (found, _, effort) in fastest(rows).items():
@@ -288,11 +294,13 @@ def main():
     subprocess.run([args.nearfield, "devices"])
     with open(args.output, "w") as out:
         for given in args.set:
+            if time.perf_counter() > deadline:
+                sys.exit(f"no time left for {given}")
             folder, metric, spec, *_ = (given + ":").split(":")
             load = lambda file: np.load(f"{folder}/{file}.npy")
             truth = load("gt") if os.path.exists(f"{folder}/gt.npy") else None
             one_set(args, os.path.basename(folder.rstrip("/")), load("base"), load("query"), metric, truth, spec or args.spec, deadline, out)
-        if args.made:
+        if args.made and time.perf_counter() < deadline:
             base, queries = made([int(v) for v in args.made.split("x")])
             one_set(args, f"made {args.made}", base, queries, "cosine", None, args.spec, deadline, out)
 

@@ -72,9 +72,9 @@ pub struct GpuOptions {
     /// Bytes of device memory for an index and its searches, at least 8 MiB: half for the index, which streams through
     /// where it does not fit, half for the searches, which then run one at a time. No bound if not given.
     pub memory: Option<u64>,
-    /// Largest binding to use, in bytes: an index in larger tensors is split into pages.
+    /// Largest binding to use, in bytes, at least 64 KiB: an index in larger tensors is split into pages.
     pub max_binding: Option<u64>,
-    /// Most workgroups a dimension.
+    /// Most workgroups a dimension, at least 16.
     pub max_workgroups: Option<u32>,
 }
 
@@ -160,7 +160,9 @@ impl AdapterSummary {
     pub(super) fn matches(&self, name: &str) -> bool {
         let own = format!("{} {}", self.name, self.backend).to_lowercase();
         let mut words = name.split_whitespace().peekable();
-        words.peek().is_some() && words.all(|word| own.contains(&word.to_lowercase()))
+        // A bare number would be found in some version by accident.
+        let is_number = name.trim().parse::<u32>().is_ok();
+        !is_number && words.peek().is_some() && words.all(|word| own.contains(&word.to_lowercase()))
     }
 
     fn rank(&self) -> usize {

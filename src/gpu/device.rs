@@ -67,18 +67,10 @@ impl Gpu {
         if let Some(memory) = options.memory
             && memory < MEMORY_MIN
         {
-            let what = "the least memory budget".to_owned();
-            return Err(GpuError::TooLarge { what, needed: MEMORY_MIN, allowed: memory });
+            return Err(GpuError::Budget { least: MEMORY_MIN, given: memory });
         }
         let all = adapters(&instance()).await;
-        let found = match all.len() {
-            0 => "no Vulkan, Metal or DX12 driver was found".to_owned(),
-            _ => {
-                let names: Vec<String> =
-                    all.iter().map(|(_, s)| format!("{} ({})", s.name, s.kind)).collect();
-                format!("there is {}", names.join(", "))
-            }
-        };
+        let found = all.iter().map(|(_, s)| s.name.clone()).collect();
         // An adapter of exactly this name before one whose name and back end hold all its words.
         let chosen = match &options.name {
             Some(name) => all
@@ -88,11 +80,7 @@ impl Gpu {
             None => all.iter().position(|(_, s)| !s.is_software() && s.is_usable()),
         };
         let Some((adapter, summary)) = chosen.and_then(|i| all.into_iter().nth(i)) else {
-            let wanted = match &options.name {
-                Some(name) => format!("named like `{name}`"),
-                None => "in hardware, and software runs only when named, as in gpu:llvmpipe".to_owned(),
-            };
-            return Err(GpuError::NotFound { wanted, found });
+            return Err(GpuError::NotFound { wanted: options.name.clone(), found });
         };
         let limits = adapter.limits();
         let name = summary.name.clone();

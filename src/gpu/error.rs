@@ -5,12 +5,20 @@
 #[non_exhaustive]
 pub enum GpuError {
     /// No adapter fits.
-    #[error("no GPU {wanted}; {found}")]
+    #[error("{}", not_found(.wanted.as_deref(), .found))]
     NotFound {
-        /// What was looked for.
-        wanted: String,
-        /// What there is.
-        found: String,
+        /// The name looked for; nothing if any hardware would do.
+        wanted: Option<String>,
+        /// The adapters there are.
+        found: Vec<String>,
+    },
+    /// The memory budget is too small for any index.
+    #[error("GPU memory: expected a budget of at least {} MiB, got {given} bytes", .least >> 20)]
+    Budget {
+        /// Least budget.
+        least: u64,
+        /// Budget given.
+        given: u64,
     },
     /// The adapter has less than every kernel needs.
     #[error("GPU {adapter}: {limit} is {got}, at least {expected} is needed")]
@@ -86,4 +94,13 @@ pub enum GpuError {
         /// The driver's reason.
         reason: String,
     },
+}
+
+/// What there is instead of the adapter wanted.
+fn not_found(wanted: Option<&str>, found: &[String]) -> String {
+    match (wanted, found) {
+        (_, []) => "no GPU: no Vulkan, Metal or DX12 driver was found".to_owned(),
+        (Some(name), _) => format!("no GPU is named like `{name}`; there is {}", found.join(", ")),
+        (None, _) => format!("no hardware GPU; {} runs only when named", found.join(", ")),
+    }
 }

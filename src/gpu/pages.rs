@@ -55,6 +55,11 @@ impl Pages {
         self.total
     }
 
+    /// Bytes that pages may take together, if there is a bound.
+    pub fn budget(&self) -> Option<u64> {
+        self.budget
+    }
+
     /// Whether pages come and go.
     pub fn stream(&self) -> bool {
         self.budget.is_some_and(|budget| self.total > budget)

@@ -6,7 +6,9 @@ use std::{
 };
 
 use ndarray::{Array2, s};
-use nearfield::{Hits, Index, IndexSpec, Metric, SearchParams, Searcher, Vectors, eval, io::VectorFile};
+use nearfield::{
+    Effort, Hits, Index, IndexSpec, Metric, SearchParams, Searcher, Vectors, eval, io::VectorFile,
+};
 use serde_json::json;
 
 use crate::{
@@ -19,9 +21,10 @@ use crate::{
 
 /// Run the same batches on every device and print them side by side.
 ///
-/// Without vectors of your own it takes the set that comes with the program. Queries are repeated where a batch wants
-/// more than there are. `agree` is the share of ids that equal the first device's; recall is against exact search for the
-/// first 200 queries. Software GPUs run only when named.
+/// Without vectors of your own it takes the set that comes with the program. `p50` is the median time of a call,
+/// transfers included; `kernels` the time of a GPU's kernels in one call, each run by itself, so that their sum may be the
+/// larger; `agree` the share of ids that equal the first device's; recall is against exact search. Queries are repeated
+/// where a batch wants more than there are. Software GPUs run only when named.
 #[derive(clap::Args)]
 pub struct Args {
     /// Vectors to index.
@@ -29,36 +32,36 @@ pub struct Args {
     base: Option<PathBuf>,
     /// Queries.
     queries: Option<PathBuf>,
-    /// Search this index instead of building one of BASE.
-    #[arg(long)]
+    /// Search this index of BASE instead of building one; BASE is still read, to know the exact answers.
+    #[arg(long, requires = "base", conflicts_with_all = ["spec", "metric", "seed"])]
     index: Option<PathBuf>,
-    /// Specification of the index built.
-    #[arg(long, default_value = embedded::SPEC)]
-    spec: IndexSpec,
+    /// Specification of the index built; "PCA,IVF,RRR,Refine(f16)" if not given.
+    #[arg(long)]
+    spec: Option<IndexSpec>,
     /// ip, cosine or l2.
     #[arg(long, default_value = "cosine")]
     metric: Metric,
     /// Seed of the index built.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
     k: usize,
-    /// Lists read a query.
-    #[arg(long, default_value_t = embedded::N_PROBE)]
-    n_probe: usize,
-    /// Candidates scored exactly.
-    #[arg(long, default_value_t = embedded::N_RERANK)]
-    n_rerank: usize,
+    /// Lists read a query. One in 32, at least 8, if not given.
+    #[arg(long)]
+    n_probe: Option<usize>,
+    /// Candidates scored exactly. 5·k, at least 50, if not given.
+    #[arg(long)]
+    n_rerank: Option<usize>,
     /// Queries a call, one or several.
     #[arg(long, value_delimiter = ',', default_value = "1,16,256,4096")]
     batch: Vec<usize>,
     /// Devices, one or several: cpu,gpu:NAME. The CPU and every hardware GPU if not given.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long)]
     device: Vec<String>,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Print where the time on each GPU goes, kernel by kernel, on stderr.
+    /// Print where the time on each GPU goes, kernel by kernel, on stderr; with --json in each row.
     #[cfg(feature = "gpu")]
     #[arg(long)]
     profile: bool,
@@ -71,8 +74,8 @@ pub struct Args {
 const MEASURED: Duration = Duration::from_millis(500);
 /// Calls of one measurement, at least.
 const CALLS_MIN: usize = 3;
-/// Queries that recall is measured on.
-const JUDGED: usize = 200;
+/// Queries that recall is measured on, at most: exact search takes its time.
+const JUDGED: usize = 1000;
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
@@ -86,10 +89,23 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
 }
 
+/// The devices of a list; adapters' names may hold commas themselves.
+fn split(list: &str) -> Vec<String> {
+    let mut devices: Vec<String> = Vec::new();
+    for part in list.split(',') {
+        let begins = ["auto", "cpu", "gpu", "reference"].iter().any(|kind| part.starts_with(kind));
+        match devices.last_mut() {
+            Some(last) if !begins => *last += &format!(",{part}"),
+            _ => devices.push(part.to_owned()),
+        }
+    }
+    devices
+}
+
 /// The devices asked for, or all that are hardware.
 fn devices(given: &[String]) -> Vec<String> {
     if !given.is_empty() {
-        return given.to_vec();
+        return given.iter().flat_map(|list| split(list)).collect();
     }
     #[cfg_attr(not(feature = "gpu"), allow(unused_mut, reason = "GPUs are added where there may be some"))]
     let mut names = vec!["cpu".to_owned()];
@@ -107,34 +123,16 @@ fn devices(given: &[String]) -> Vec<String> {
 }
 
 fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool) -> Result<(), CliError> {
-    let index = match &args.index {
-        Some(path) => report::named(path, Index::load(path))?,
-        None => {
-            let stages = report::Stages::new();
-            let progress = |p| stages.update(p);
-            let built =
-                Index::builder(args.spec).metric(args.metric).seed(args.seed).progress(&progress).build(base);
-            stages.finish();
-            built?
-        }
-    };
-    if let Some(0) = args.batch.iter().min() {
+    if args.batch.contains(&0) {
         return Err(CliError::Usage("--batch: expected at least 1, got 0".to_owned()));
     }
-    let mut all = Array2::zeros((queries.n_rows(), queries.dim()));
-    for (i, mut row) in all.outer_iter_mut().enumerate() {
-        if let Some(row) = row.as_slice_mut() {
-            queries.read(i, row);
-        }
-    }
-    let params = SearchParams::new(args.k).n_probe(args.n_probe).n_rerank(args.n_rerank);
-    let judged = all.slice(s![..all.nrows().min(JUDGED), ..]);
-    let truth = eval::exact(base, &judged, index.metric(), args.k.min(base.n_rows()), |_, _| ())?;
-    let recall = eval::Recall::new(&index, &judged, truth.view(), args.k.min(base.n_rows()))?;
-    let recall = recall.with_base(base)?;
+    // Names that mean nothing are refused before anything is built.
+    let names = devices(&args.device);
+    let wanted = names.iter().map(|name| args.gpu.device(name)).collect::<Result<Vec<_>, _>>()?;
+    let index = index(args, base)?;
     let mut searchers = Vec::new();
-    for name in devices(&args.device) {
-        match index.searcher(args.gpu.device(&name)?) {
+    for (name, device) in names.iter().zip(wanted) {
+        match index.searcher(device) {
             Ok(searcher) => {
                 eprintln!("device: {}", searcher.device());
                 searchers.push(searcher);
@@ -144,49 +142,104 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
             Err(error) => return Err(error.into()),
         }
     }
-    let Some(effort) = searchers.first().map(|searcher| searcher.effort(params)) else { return Ok(()) };
+    let mut all = Array2::zeros((queries.n_rows(), queries.dim()));
+    for (i, mut row) in all.outer_iter_mut().enumerate() {
+        if let Some(row) = row.as_slice_mut() {
+            queries.read(i, row);
+        }
+    }
+    let mut params = SearchParams::new(args.k);
+    params.n_probe = args.n_probe.or((args.base.is_none()).then_some(embedded::N_PROBE));
+    params.n_rerank = args.n_rerank.or((args.base.is_none()).then_some(embedded::N_RERANK));
+    params.threads = if args.threads == Some(1) { 1 } else { 0 };
+    let Some(first) = searchers.first() else { return Ok(()) };
+    let effort = first.effort(params);
     report::say_clamped(&index, params, effort);
+    let judged = all.slice(s![..all.nrows().min(JUDGED), ..]);
+    // Refused here with the library's words, before anything takes time.
+    first.search(judged.slice(s![..judged.nrows().min(1), ..]), params)?;
+    let k = args.k.min(base.n_rows());
+    let truth = eval::exact(base, &judged, index.metric(), k, |_, _| ())?;
+    let recall = eval::Recall::new(&index, &judged, truth.view(), k)?.with_base(base)?;
     if !json {
         report::line(&format!(
-            "{} ({}), {} × {}, k = {}, n_probe {}, n_rerank {}",
+            "{} ({}), {} × {}, k = {}, n_probe {}, n_rerank {}; {} queries, repeated for larger batches",
             index.spec(),
             index.metric(),
             index.len(),
             index.dim(),
             args.k,
             effort.n_probe,
-            effort.n_rerank
+            effort.n_rerank,
+            all.nrows()
         ))?;
         report::line(&format!(
             "{:>7} {:>11} {:>10} {:>10} {:>8} {:>8}  device",
             "batch", "queries/s", "p50", "kernels", "recall", "agree"
         ))?;
     }
+    let mut recalls = Vec::new();
+    for searcher in &searchers {
+        // Recall does not depend on the batch: all judged queries in one.
+        let found = searcher.search(judged, params)?;
+        recalls.push(recall.of(found.ids.slice(s![.., ..k])));
+    }
     for &batch in &args.batch {
         let rows = Array2::from_shape_fn((batch, all.ncols()), |(i, j)| all[[i % all.nrows(), j]]);
         let mut first: Option<Hits> = None;
-        for searcher in &searchers {
+        for (searcher, &recall) in searchers.iter().zip(&recalls) {
             let measured = measure(searcher, &rows, params)?;
-            // Recall does not depend on the batch: all judged queries in one.
-            let found = searcher.search(judged, params)?;
-            let recall = recall.of(found.ids.view());
             let agree = first.as_ref().map_or(1.0, |first| agreement(first, &measured.hits));
-            print(args, &index, searcher, batch, &measured, recall, agree, json)?;
+            print(args, &index, searcher, &measured, (batch, effort), (recall, agree), json)?;
             first.get_or_insert(measured.hits);
-            #[cfg(feature = "gpu")]
-            if args.profile && searcher.gpu().is_some() {
-                report::profile(searcher, &searcher.profile(&rows.view(), params)?.1);
-            }
         }
     }
     Ok(())
 }
 
+/// The index asked for: from its file, or built of `base`.
+fn index(args: &Args, base: &impl Vectors) -> Result<Index, CliError> {
+    if let Some(path) = &args.index {
+        let index = report::named(path, Index::load(path))?;
+        if (index.len(), index.dim()) != (base.n_rows(), base.dim()) {
+            return Err(CliError::Input(format!(
+                "BASE: expected the {} × {} vectors of the index, got {} × {}",
+                index.len(),
+                index.dim(),
+                base.n_rows(),
+                base.dim()
+            )));
+        }
+        return Ok(index);
+    }
+    let default = if args.base.is_none() { embedded::SPEC } else { "PCA,IVF,RRR,Refine(f16)" };
+    let spec = match args.spec {
+        Some(spec) => spec,
+        None => default.parse().map_err(|e: nearfield::SpecError| CliError::Usage(e.to_string()))?,
+    };
+    let stages = report::Stages::new();
+    let progress = |p| stages.update(p);
+    let built = Index::builder(spec).metric(args.metric).seed(args.seed).progress(&progress).build(base);
+    stages.finish();
+    Ok(built?)
+}
+
 struct Measured {
     hits: Hits,
     p50: Duration,
-    /// Time of all kernels of one call, where the device has a clock.
-    kernels: Option<Duration>,
+    /// Where one call's time on the device goes, where it has a clock.
+    #[cfg(feature = "gpu")]
+    profile: Option<nearfield::Profile>,
+}
+
+impl Measured {
+    /// Time of all kernels of one call.
+    fn kernels(&self) -> Option<Duration> {
+        #[cfg(feature = "gpu")]
+        return self.profile.as_ref().map(|profile| Duration::from_secs_f64(profile.seconds()));
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
 }
 
 fn measure(searcher: &Searcher, rows: &Array2<f32>, params: SearchParams) -> Result<Measured, CliError> {
@@ -199,13 +252,12 @@ fn measure(searcher: &Searcher, rows: &Array2<f32>, params: SearchParams) -> Res
         calls.push(call.elapsed());
     }
     calls.sort();
-    #[cfg(feature = "gpu")]
-    let kernels = searcher.profile(&rows.view(), params).ok();
-    #[cfg(feature = "gpu")]
-    let kernels = kernels.map(|(_, profile)| Duration::from_secs_f64(profile.seconds()));
-    #[cfg(not(feature = "gpu"))]
-    let kernels = None;
-    Ok(Measured { hits, p50: calls[calls.len() / 2], kernels })
+    Ok(Measured {
+        hits,
+        p50: calls[calls.len() / 2],
+        #[cfg(feature = "gpu")]
+        profile: searcher.profile(&rows.view(), params).ok().map(|(_, profile)| profile),
+    })
 }
 
 /// Share of places that hold the same id.
@@ -214,35 +266,53 @@ fn agreement(a: &Hits, b: &Hits) -> f64 {
     same as f64 / a.ids.len() as f64
 }
 
-#[allow(clippy::too_many_arguments, reason = "one row of the table, column by column")]
 fn print(
     args: &Args,
     index: &Index,
     searcher: &Searcher,
-    batch: usize,
     measured: &Measured,
-    recall: f64,
-    agree: f64,
+    (batch, effort): (usize, Effort),
+    (recall, agree): (f64, f64),
     json: bool,
 ) -> Result<(), CliError> {
     let qps = batch as f64 / measured.p50.as_secs_f64();
     if json {
-        let effort = searcher.effort(SearchParams::new(args.k).n_probe(args.n_probe).n_rerank(args.n_rerank));
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        return report::line(
-            &json!({
-                "spec": index.spec().to_string(), "metric": index.metric().to_string(),
-                "device": searcher.device().name, "k": args.k, "n_probe": effort.n_probe,
-                "n_rerank": effort.n_rerank, "batch": batch, "qps": qps, "p50_ms": ms(measured.p50),
-                "kernels_ms": measured.kernels.map(ms), "recall": recall, "agreement": agree,
-            })
-            .to_string(),
-        );
+        #[cfg_attr(not(feature = "gpu"), allow(unused_mut, reason = "GPUs add to it"))]
+        let mut row = json!({
+            "spec": index.spec().to_string(), "metric": index.metric().to_string(),
+            "device": searcher.device().name, "why": searcher.device().reason, "k": args.k,
+            "n_probe": effort.n_probe, "n_rerank": effort.n_rerank, "batch": batch,
+            "threads": rayon::current_num_threads(), "qps": qps, "p50_ms": ms(measured.p50),
+            "kernels_ms": measured.kernels().map(ms), "recall": recall, "agree": agree,
+            "index_bytes": index.n_bytes(),
+        });
+        #[cfg(feature = "gpu")]
+        if let (true, Some(profile)) = (args.profile, &measured.profile) {
+            let kernels: serde_json::Map<String, serde_json::Value> = profile
+                .kernels
+                .iter()
+                .map(|(name, t)| {
+                    let values = json!({
+                        "dispatches": t.dispatches, "ms": t.seconds * 1e3, "bytes": t.bytes, "ops": t.ops,
+                    });
+                    (name.clone(), values)
+                })
+                .collect();
+            row["kernels"] = kernels.into();
+        }
+        return report::line(&row.to_string());
     }
     report::line(&format!(
         "{batch:>7} {qps:>11.0} {:>10} {:>10} {recall:>8.4} {agree:>8.4}  {}",
         report::duration(measured.p50),
-        measured.kernels.map_or_else(|| "-".to_owned(), report::duration),
+        measured.kernels().map_or_else(|| "-".to_owned(), report::duration),
         searcher.device().name
-    ))
+    ))?;
+    #[cfg(feature = "gpu")]
+    if let (true, Some(profile)) = (args.profile, &measured.profile) {
+        eprintln!("batch {batch} on {}:", searcher.device().name);
+        report::profile(searcher, profile);
+    }
+    Ok(())
 }

@@ -5,10 +5,11 @@
 use std::time::Instant;
 
 use ndarray::Array2;
-use nearfield::{Device, Index, Metric, SearchParams, Vectors, eval};
+use nearfield::{Index, Metric, SearchParams, Vectors, eval};
 use serde_json::json;
 
 use crate::{
+    devices::DeviceArgs,
     embedded::{Embedded, N_PROBE, N_RERANK, SPEC},
     error::CliError,
     report,
@@ -23,7 +24,7 @@ const K: usize = 10;
 const SHOWN: usize = 4;
 const SHOWN_NEIGHBOURS: usize = 3;
 
-pub fn run(json: bool) -> Result<(), CliError> {
+pub fn run(args: &DeviceArgs, json: bool) -> Result<(), CliError> {
     let (base, queries) = (Embedded::base(), Embedded::queries());
     let texts: Vec<&str> = BASE_TEXT.lines().collect();
     let query_texts: Vec<&str> = QUERY_TEXT.lines().collect();
@@ -36,7 +37,7 @@ pub fn run(json: bool) -> Result<(), CliError> {
     let index = built?;
     let build = since.elapsed();
 
-    let searcher = index.searcher(Device::auto())?;
+    let searcher = index.searcher(args.device()?)?;
     let params = SearchParams::new(K).n_probe(N_PROBE).n_rerank(N_RERANK);
     let hits = searcher.search_vectors(&queries, params)?;
     let mut rates = Vec::new();

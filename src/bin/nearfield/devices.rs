@@ -19,7 +19,8 @@ pub struct DeviceArgs {
 /// How much of a GPU to use.
 #[derive(clap::Args, Clone)]
 pub struct GpuArgs {
-    /// GPU memory for the index and its searches, as 512MiB or 4GiB; an index beyond it streams through, slowly.
+    /// GPU memory, as 512MiB or 4GiB, at least 8MiB: half for the index, which streams through slowly where that does
+    /// not hold it, half for the searches.
     #[cfg(feature = "gpu")]
     #[arg(long, value_parser = bytes)]
     gpu_memory: Option<u64>,
@@ -60,14 +61,14 @@ impl GpuArgs {
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match text[digits.len()..].trim() {
-        "" | "B" => 1,
-        "KiB" | "K" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
         _ => 0,
     };
     let given = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
-    given.ok_or_else(|| format!("expected bytes, as in 512MiB or 4GiB, got `{text}`"))
+    given.ok_or_else(|| format!("expected whole numbers of B, KiB, MiB or GiB, as in 512MiB, got `{text}`"))
 }
 
 pub fn run(json: bool) -> Result<(), CliError> {

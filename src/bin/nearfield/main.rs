@@ -57,7 +57,7 @@ enum Command {
     /// List the devices that can search.
     Devices,
     /// Build and search an index of WordNet glosses that comes with the program.
-    Demo,
+    Demo(devices::DeviceArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::show(&args, json),
         Command::Verify(args) => info::verify(&args, json),
         Command::Devices => devices::run(json),
-        Command::Demo => demo::run(json),
+        Command::Demo(args) => demo::run(&args, json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

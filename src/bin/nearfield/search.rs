@@ -74,6 +74,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             report::check_output(argument, path, Some("npy"), &[&args.index, &args.queries])?;
         }
     }
+    if args.output.is_some() && args.output == args.scores {
+        return Err(CliError::Usage("--output, --scores: expected two files, got one for both".to_owned()));
+    }
     let (index, searcher) = report::searcher(&args.index, &args.device, args.load)?;
     let queries = report::vectors("QUERIES", &args.queries)?;
     let mut params = SearchParams::new(args.k);
@@ -88,6 +91,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let mut ids = Vec::new();
     let mut scores = Vec::new();
+    let mut missing = 0;
     #[cfg(feature = "gpu")]
     let mut profile = nearfield::Profile::default();
     let bar = report::bar("search", n as u64);
@@ -103,6 +107,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         };
         #[cfg(not(feature = "gpu"))]
         let hits = searcher.search_vectors(&window, params).map_err(|e| named(e, start))?;
+        missing += hits.ids.iter().filter(|&&id| id == NO_ID).count();
         if args.output.is_some() || args.scores.is_some() {
             ids.extend(hits.ids.iter().copied());
             scores.extend(hits.scores.iter().copied());
@@ -116,6 +121,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     #[cfg(feature = "gpu")]
     if args.profile {
         report::profile(&searcher, &profile);
+    }
+    if missing > 0 && args.k <= index.len() {
+        let places = n * args.k;
+        eprintln!(
+            "k: {missing} of {places} places are empty, for the lists read hold fewer points; raise --n-probe"
+        );
     }
     let shape = (n, args.k);
     if let Some(path) = &args.output {

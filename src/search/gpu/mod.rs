@@ -165,10 +165,11 @@ impl GpuSearcher {
     /// What the device and the index say about each other, if anything is out of the ordinary.
     pub fn note(&self) -> String {
         if self.pages.stream() {
-            let mib = |bytes: u64| bytes >> 20;
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             format!(
-                "; the index's {} MiB exceed the memory budget of {} MiB and stream through",
+                "; {:.1} MiB of the index stream through the {:.1} MiB that a budget of {:.1} MiB leaves beside scratch",
                 mib(self.pages.total()),
+                mib(self.pages.budget().unwrap_or_default()),
                 mib(self.gpu.memory().unwrap_or_default())
             )
         } else {
