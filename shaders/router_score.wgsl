@@ -37,6 +37,7 @@ fn router_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invo
     let n_queries = min(QUERIES, params.n_rows - row_from);
     let valid = list < params.n_lists;
     let at = list / 16u * params.block_words + list % 16u;
+    load_queries(local_ix, row_from, n_queries, 0u);
     let sums = block_products(local_ix, row_from, n_queries, at, params.block_words / 16u, valid);
     if (!valid) {
         return;

@@ -62,6 +62,7 @@ fn scorer_rrr_project(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(loca
     // Columns 1..=r: a run of r vectors, 16 a block.
     let run = record + params.column_words;
     let firsts_at = run + params.rank / 16u * params.block_words;
+    load_queries(local_ix, work.slot, work.n_slots, 0u);
     for (var column_from = 0u; column_from < params.rank; column_from += 64u) {
         let column = column_from + local_ix;
         let valid = column < params.rank;

@@ -36,6 +36,7 @@ fn scorer_rrr_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
     let firsts_at = run + n_blocks * params.block_words;
     let tile_from = work.span.from_position + work.tile * params.tile_points;
     let tile_to = min(tile_from + params.tile_points, work.span.to_position);
+    load_queries(local_ix, work.slot, work.n_slots, 0u);
     for (var position_from = tile_from; position_from < tile_to; position_from += 64u) {
         let position = position_from + local_ix;
         let valid = position < tile_to;

@@ -20,20 +20,29 @@ fn dot_quad(codes: vec4<u32>, query: vec4<u32>) -> i32 {
         + dot4I8Packed(codes.z, query.z) + dot4I8Packed(codes.w, query.w);
 }
 
-// `query_from`: the first query's record; those from `n_queries` on give zeros. `at`: first word of the invocation's
-// vector, `words` of them; nothing is read unless `valid`. Called by all invocations together.
+// Brings the next steps of up to eight queries into workgroup memory; those from `n_queries` on are zeros. Called by all
+// invocations together, for step 0 before the first `block_products`.
+fn load_queries(local_ix: u32, query_from: u32, n_queries: u32, step_from: u32) {
+    workgroupBarrier();
+    let query = local_ix % QUERIES;
+    let step = step_from + local_ix / QUERIES;
+    var loaded = vec4<u32>();
+    if (query < n_queries && step < params.query_steps) {
+        loaded = query_codes[record_of(query_from + query) * params.query_steps + step];
+    }
+    sh_codes[local_ix] = loaded;
+    workgroupBarrier();
+}
+
+// `query_from`: the first query's record. `at`: first word of the invocation's vector, `words` of them; nothing is read
+// unless `valid`. Called by all invocations together.
 fn block_products(local_ix: u32, query_from: u32, n_queries: u32, at: u32, words: u32, valid: bool) -> Products {
     var sums = Products();
     for (var step_from = 0u; step_from < params.query_steps; step_from += STEPS) {
-        workgroupBarrier();
-        let query = local_ix % QUERIES;
-        let step = step_from + local_ix / QUERIES;
-        var loaded = vec4<u32>();
-        if (query < n_queries && step < params.query_steps) {
-            loaded = query_codes[record_of(query_from + query) * params.query_steps + step];
+        // Queries of few steps stay where they are.
+        if (params.query_steps > STEPS) {
+            load_queries(local_ix, query_from, n_queries, step_from);
         }
-        sh_codes[local_ix] = loaded;
-        workgroupBarrier();
         if (valid) {
             let n_steps = min(STEPS, params.query_steps - step_from);
             for (var step = 0u; step < n_steps; step++) {

@@ -108,8 +108,8 @@ impl Chunk<'_> {
             tie: Tie::Item,
             ties: &searcher.ties,
         };
-        // Up to a workgroup's worth of lists sorting takes no longer than selecting first.
-        let len = if n_lists > 256 && self.n_probe < n_lists {
+        // Up to what a small workgroup sorts, sorting takes no longer than selecting first.
+        let len = if n_lists > 128 && self.n_probe < n_lists {
             primitives::select(&mut self.recording, rows, self.n_probe, n_lists as f64);
             self.n_probe
         } else {
