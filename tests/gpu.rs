@@ -85,6 +85,26 @@ fn an_index_beyond_the_memory_budget_streams_through() {
 }
 
 #[test]
+fn a_memory_budget_holds_under_many_threads() {
+    let memory = 32 << 20;
+    let Some(gpu) = gpu_with(GpuOptions { memory: Some(memory), ..Default::default() }) else { return };
+    let (base, queries) = (made(75_000, 128, 3), made(300, 128, 4));
+    let index = build("IVF128,RRR32,Refine(f16)", Metric::L2, base.view());
+    let searcher = index.searcher(gpu.clone().into()).unwrap();
+    let params = SearchParams::new(10).n_probe(16).n_rerank(100);
+    let want = searcher.search(queries.view(), params).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(searcher.search(queries.view(), params).unwrap(), want));
+        }
+    });
+    match gpu.allocated() {
+        Some(held) => assert!(held <= memory, "{held} bytes held of {memory}"),
+        None => eprintln!("skipped: this back end does not tell what it holds"),
+    }
+}
+
+#[test]
 fn large_k_and_n_rerank_have_no_cap() {
     let Some(gpu) = gpu() else { return };
     let (base, queries) = (made(5000, 24, 8), made(20, 24, 9));

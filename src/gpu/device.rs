@@ -158,6 +158,12 @@ impl Gpu {
         self.0.tier
     }
 
+    /// Bytes of memory held on the device by all its searchers, where the back end can tell.
+    #[must_use]
+    pub fn allocated(&self) -> Option<u64> {
+        self.0.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     /// Gives the device up, as if it had been unplugged: searches then end with [`GpuError::Lost`].
     pub fn destroy(&self) {
         self.0.device.destroy();

@@ -104,9 +104,6 @@ macro_rules! lane {
         }
 
         impl Lane {
-            /// How many buffers there are.
-            pub const BUFFERS: u64 = [$(stringify!($name),)* "grid", "params", "read"].len() as u64;
-
             /// Makes every buffer large enough.
             pub fn fit(&mut self, gpu: &Gpu, sizes: &Sizes) -> Result<Scratch, GpuError> {
                 let grid = match self.grid.take() {

@@ -123,7 +123,7 @@ impl GpuSearcher {
             GpuScorer::Rrr(rrr) => (rrr.t_len * 4).max(rrr.t_steps * 16),
             GpuScorer::Rows(_) => 8,
         };
-        let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4 / Lane::BUFFERS);
+        let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4);
         // Beyond 128 MiB a buffer holds more candidates than a chunk of queries has use for.
         let buffer = gpu.max_binding().min(128 << 20).min(scratch);
         let searcher = Self {
@@ -195,7 +195,7 @@ impl GpuSearcher {
         let n = request.queries.n_rows();
         let effort = request.effort;
         let n_probe = effort.n_probe.min(model.lists.len() - model.lists.n_empty());
-        let plan = self.bounds.plan(n, n_probe, effort.n_rerank, request.k)?;
+        let plan = self.plan(model, n, n_probe, effort.n_rerank, request.k)?;
         let sizes = self.sizes(model, &plan, n_probe, request.k, plan.rows.min(n));
         let _share = self.scratch.take(sizes.total() * if n > plan.rows { 2 } else { 1 });
         let mut in_flight: Option<(usize, usize, Lane, Option<Submission>)> = None;
@@ -233,6 +233,27 @@ impl GpuSearcher {
             in_flight = next;
         }
         Ok(())
+    }
+
+    /// How a batch runs, such that two chunks' scratch fits its half of a memory budget.
+    fn plan(
+        &self,
+        model: &Model,
+        n: usize,
+        n_probe: usize,
+        keep: usize,
+        k: usize,
+    ) -> Result<BatchPlan, GpuError> {
+        let mut buffer = self.bounds.buffer;
+        loop {
+            let plan = self.bounds.plan_within(buffer, n, n_probe, keep, k)?;
+            let lane =
+                self.sizes(model, &plan, n_probe, k, plan.rows.min(n)).total() + (plan.rows * k * 8) as u64;
+            match self.gpu.memory() {
+                Some(memory) if lane > memory / 4 => buffer = buffer / 4 * 3,
+                _ => return Ok(plan),
+            }
+        }
     }
 
     /// Reads a chunk's results.

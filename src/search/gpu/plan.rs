@@ -52,11 +52,27 @@ pub(super) struct BatchPlan {
 }
 
 impl Bounds {
-    /// The plan for `n` queries, `n_probe` lists and `keep` candidates each; results are `k` wide.
-    pub fn plan(&self, n: usize, n_probe: usize, keep: usize, k: usize) -> Result<BatchPlan, GpuError> {
+    /// The plan for `n` queries, `n_probe` lists and `keep` candidates each, with buffers as large as they may be;
+    /// results are `k` wide.
+    #[cfg(test)]
+    fn plan(&self, n: usize, n_probe: usize, keep: usize, k: usize) -> Result<BatchPlan, GpuError> {
+        self.plan_within(self.buffer, n, n_probe, keep, k)
+    }
+
+    /// The plan for `n` queries, `n_probe` lists and `keep` candidates each, with buffers of at most `buffer` bytes;
+    /// results are `k` wide.
+    pub fn plan_within(
+        &self,
+        buffer: u64,
+        n: usize,
+        n_probe: usize,
+        keep: usize,
+        k: usize,
+    ) -> Result<BatchPlan, GpuError> {
         let n_lists = self.largest.len() - 1;
         let full = self.largest[n_probe];
-        let buffer = usize::try_from(self.buffer).unwrap_or(usize::MAX);
+        let allowed = buffer;
+        let buffer = usize::try_from(buffer).unwrap_or(usize::MAX);
         let wanted = n.min(ROWS_WANTED);
         let least = keep + TILE_POINTS;
         let most = (keep * 2 + STRIDE_MAX).min((buffer / 8 / wanted).max(least + STRIDE_MAX / 16));
@@ -74,7 +90,7 @@ impl Bounds {
             return Err(GpuError::TooLarge {
                 what: format!("one query with n_probe {n_probe}, {keep} candidates and k {k}"),
                 needed: needed as u64,
-                allowed: self.buffer,
+                allowed,
             });
         }
         // Two pairs a list, and grouping saves more than its dispatches cost.
