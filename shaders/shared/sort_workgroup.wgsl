@@ -1,7 +1,5 @@
-// Up to 1 024 candidates of one row in workgroup memory.
-const WG_SIZE = 256u;
-
-var<workgroup> sh_sorted: array<vec2<u32>, 1024>;
+// Candidates of one row in workgroup memory, which has ROOM for them.
+var<workgroup> sh_sorted: array<vec2<u32>, ROOM>;
 
 fn held(row_at: u32, ix: u32) -> vec2<u32> {
     return sh_sorted[ix];

@@ -47,11 +47,12 @@ const ORDER: Part = part!("shared/order");
 const WEIGHTS_F16: Part = part!("shared/weights_f16");
 const WEIGHTS_UNPACK: Part = part!("shared/weights_unpack");
 const ROWS_F16: Part = part!("shared/rows_f16");
-const ROWS_F16_ANY: Part = part!("shared/rows_f16_any");
+const VALUES_F16: Part = part!("shared/values_f16");
 const SUMS_WORKGROUP: Part = part!("shared/sums_workgroup");
 const SUMS_SUBGROUP: Part = part!("shared/sums_subgroup");
 const BLOCKS: Part = part!("shared/blocks");
 const SPAN: Part = part!("shared/span");
+const SORT_WORKGROUP: Part = part!("shared/sort_workgroup");
 const SURVIVORS: Part = part!("shared/survivors");
 
 /// How many queries a projection is made for.
@@ -93,7 +94,7 @@ pub(crate) enum SortSize {
     /// Up to 128, in workgroup memory.
     Small,
     /// Up to [`SORT_MAX`], in workgroup memory.
-    Workgroup,
+    Large,
     /// Any number, where they lie.
     Storage,
 }
@@ -103,7 +104,7 @@ impl SortSize {
     pub fn of(len: usize) -> Self {
         match len {
             0..=128 => Self::Small,
-            129..=SORT_MAX => Self::Workgroup,
+            129..=SORT_MAX => Self::Large,
             _ => Self::Storage,
         }
     }
@@ -162,7 +163,7 @@ impl Kernel {
         for tie in [Tie::Item, Tie::Id] {
             all.push(Self::Select(tie));
             all.extend(
-                [SortSize::Small, SortSize::Workgroup, SortSize::Storage].map(|size| Self::Sort(tie, size)),
+                [SortSize::Small, SortSize::Large, SortSize::Storage].map(|size| Self::Sort(tie, size)),
             );
         }
         let kinds =
@@ -239,16 +240,15 @@ impl Kernel {
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
             Self::Select(tie) => parts.extend([ORDER, sums, tied(tie), part!("candidates_select")]),
-            Self::Sort(tie, size) => parts.extend([
-                ORDER,
-                tied(tie),
+            Self::Sort(tie, size) => {
+                parts.extend([ORDER, tied(tie)]);
                 match size {
-                    SortSize::Small => part!("shared/sort_small"),
-                    SortSize::Workgroup => part!("shared/sort_workgroup"),
-                    SortSize::Storage => part!("shared/sort_storage"),
-                },
-                part!("candidates_sort"),
-            ]),
+                    SortSize::Small => parts.extend([part!("shared/sort_small"), SORT_WORKGROUP]),
+                    SortSize::Large => parts.extend([part!("shared/sort_large"), SORT_WORKGROUP]),
+                    SortSize::Storage => parts.push(part!("shared/sort_storage")),
+                }
+                parts.push(part!("candidates_sort"));
+            }
             Self::PairsCount => parts.push(part!("pairs_count")),
             Self::PairsScan => parts.extend([sums, SPAN, part!("pairs_scan")]),
             Self::PairsScatter => parts.push(part!("pairs_scatter")),
@@ -285,7 +285,7 @@ impl Kernel {
     pub fn source(self, tier: Tier) -> String {
         let parts = self.parts(tier);
         let mut text = String::new();
-        if parts.iter().any(|part| [WEIGHTS_F16, ROWS_F16, ROWS_F16_ANY].contains(part)) {
+        if parts.iter().any(|part| [WEIGHTS_F16, ROWS_F16, VALUES_F16].contains(part)) {
             text.push_str("enable f16;\n\n");
         }
         for part in parts {
@@ -317,19 +317,25 @@ fn work(plan: Plan) -> Part {
     }
 }
 
-fn rows(kind: RowKind, has_f16: bool) -> [Part; 2] {
+fn rows(kind: RowKind, has_f16: bool) -> Vec<Part> {
     use crate::spec::RowDtype::{F16, F32, Sq8};
-    let rows = match (kind.dtype, kind.by_quads, has_f16) {
-        (F32, true, _) => part!("shared/rows_f32"),
-        (F32, false, _) => part!("shared/rows_f32_any"),
-        (F16, true, true) => ROWS_F16,
-        (F16, false, true) => ROWS_F16_ANY,
-        (F16, true, false) => part!("shared/rows_f16_unpack"),
-        (F16, false, false) => part!("shared/rows_f16_any_unpack"),
-        (Sq8, true, _) => part!("shared/rows_sq8"),
-        (Sq8, false, _) => part!("shared/rows_sq8_any"),
+    let metric = if kind.is_l2 { part!("shared/metric_l2") } else { part!("shared/metric_ip") };
+    if kind.by_quads {
+        let rows = match (kind.dtype, has_f16) {
+            (F32, _) => part!("shared/rows_f32"),
+            (F16, true) => ROWS_F16,
+            (F16, false) => part!("shared/rows_f16_unpack"),
+            (Sq8, _) => part!("shared/rows_sq8"),
+        };
+        return vec![rows, metric];
+    }
+    let values = match (kind.dtype, has_f16) {
+        (F32, _) => part!("shared/values_f32"),
+        (F16, true) => VALUES_F16,
+        (F16, false) => part!("shared/values_f16_unpack"),
+        (Sq8, _) => part!("shared/values_sq8"),
     };
-    [rows, if kind.is_l2 { part!("shared/metric_l2") } else { part!("shared/metric_ip") }]
+    vec![values, part!("shared/rows_any"), metric]
 }
 
 impl fmt::Display for Kernel {
@@ -340,7 +346,9 @@ impl fmt::Display for Kernel {
             .iter()
             .filter_map(|part| part.name.strip_prefix("shared/"))
             .filter(|name| {
-                ["rows", "metric", "codes", "work", "tie", "sort"].iter().any(|p| name.starts_with(p))
+                ["rows", "values", "metric", "codes", "work", "tie", "sort"]
+                    .iter()
+                    .any(|p| name.starts_with(p))
             })
             .collect();
         if variant.is_empty() { Ok(()) } else { write!(f, "[{}]", variant.join(",")) }

@@ -195,13 +195,16 @@ impl Recording {
         &mut self,
         params: &mut Option<Buffer>,
         profile: Option<&mut Profile>,
-    ) -> Result<Option<Submission>, GpuError> {
+    ) -> Result<Submission, GpuError> {
         let n_bytes = self.params.len() as u64;
-        if params.as_ref().is_none_or(|buffer| buffer.size() < n_bytes) {
-            let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-            *params = Some(self.gpu.create("params", n_bytes.next_power_of_two().max(1 << 13), usage)?);
-        }
-        let Some(params) = params.as_ref() else { return Ok(None) };
+        let params = match params.as_ref().filter(|buffer| buffer.size() >= n_bytes) {
+            Some(buffer) => buffer.clone(),
+            None => {
+                let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+                let size = n_bytes.next_power_of_two().max(1 << 13);
+                params.insert(self.gpu.create("params", size, usage)?).clone()
+            }
+        };
         let mut pipelines = Vec::with_capacity(self.commands.len());
         for command in &self.commands {
             if let Command::Dispatch { kernel, .. } = command {
@@ -225,11 +228,11 @@ impl Recording {
         let gpu = self.gpu.clone();
         let submission = gpu.scoped("submission", || {
             if n_bytes > 0 {
-                gpu.queue().write_buffer(params, 0, &self.params);
+                gpu.queue().write_buffer(&params, 0, &self.params);
             }
             let mut encoder =
                 gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("chunk") });
-            self.encode(&mut encoder, &pipelines, params, timer.as_ref());
+            self.encode(&mut encoder, &pipelines, &params, timer.as_ref());
             if let Some(timer) = &timer {
                 timer.resolve(&mut encoder);
             }
@@ -247,7 +250,7 @@ impl Recording {
                 time.is_float = kernel.is_float();
             }
         }
-        Ok(Some(submission))
+        Ok(submission)
     }
 
     fn encode(
@@ -374,36 +377,38 @@ impl Timer {
         let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
         let mut seconds = Vec::new();
         for set in &self.0 {
-            let bytes = read_back(gpu, &set.read, set.read.size())?;
-            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            let ticks: Vec<u64> = read_back(gpu, &set.read, set.count as usize)?;
             seconds.extend(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period));
         }
         Ok(seconds)
     }
 }
 
-/// Waits for a mappable buffer and copies its first `bytes`.
-pub(crate) fn read_back(gpu: &Gpu, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>, GpuError> {
-    start_read_back(buffer, bytes);
-    finish_read_back(gpu, buffer, bytes, None)
+/// Waits for all that was submitted and copies the first `n` values of a mappable buffer.
+pub(crate) fn read_back<T: Pod>(gpu: &Gpu, buffer: &Buffer, n: usize) -> Result<Vec<T>, GpuError> {
+    start_read_back::<T>(buffer, n);
+    finish_read_back(gpu, buffer, n, None)
 }
 
-/// Asks for a buffer to be mapped once the device is done with it.
-pub(crate) fn start_read_back(buffer: &Buffer, bytes: u64) {
+/// Asks for a buffer's first `n` values to be mapped once the device is done with them.
+pub(crate) fn start_read_back<T: Pod>(buffer: &Buffer, n: usize) {
     // Failures show when the range is taken.
-    buffer.map_async(wgpu::MapMode::Read, 0..bytes, |_| ());
+    buffer.map_async(wgpu::MapMode::Read, 0..(n * size_of::<T>()) as u64, |_| ());
 }
 
 /// Waits for what [`start_read_back`] asked for.
-pub(crate) fn finish_read_back(
+pub(crate) fn finish_read_back<T: Pod>(
     gpu: &Gpu,
     buffer: &Buffer,
-    bytes: u64,
+    n: usize,
     submission: Option<Submission>,
-) -> Result<Vec<u8>, GpuError> {
+) -> Result<Vec<T>, GpuError> {
     gpu.wait("results", submission)?;
     let failed = |reason: String| GpuError::Failed { what: "results".to_owned(), reason };
-    let out = buffer.get_mapped_range(0..bytes).map_err(|e| failed(e.to_string()))?.to_vec();
+    let mapped =
+        buffer.get_mapped_range(0..(n * size_of::<T>()) as u64).map_err(|e| failed(e.to_string()))?;
+    let out = bytemuck::pod_collect_to_vec(&mapped);
+    drop(mapped);
     buffer.unmap();
     Ok(out)
 }

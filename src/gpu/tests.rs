@@ -6,6 +6,11 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::{Tier, kernel::Access, kernel::Kernel, layout};
 
+/// Whether `REQUIRE` names what a test would rather skip without.
+pub(super) fn required(name: &str) -> bool {
+    std::env::var("REQUIRE").unwrap_or_default().split(',').any(|required| required == name)
+}
+
 fn validated(kernel: Kernel, tier: Tier) -> (naga::Module, naga::valid::ModuleInfo) {
     let source = kernel.source(tier);
     let module = naga::front::wgsl::parse_str(&source)
@@ -110,9 +115,8 @@ fn kernels_pass_tint() {
     use std::{io::Write, process::*};
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("target/tint");
-    let required = std::env::var("REQUIRE").unwrap_or_default().split(',').any(|name| name == "tint");
     if !folder.join("node_modules/webgpu").is_dir() {
-        assert!(!required, "REQUIRE: no Tint; npm install --prefix target/tint webgpu");
+        assert!(!required("tint"), "REQUIRE: no Tint; npm install --prefix target/tint webgpu");
         eprintln!("skipped: no Tint; npm install --prefix target/tint webgpu");
         return;
     }

@@ -2,7 +2,7 @@
 
 use rand::RngExt as _;
 
-use super::{gpus, held, random, room, run, values};
+use super::{assert_survivors, gpus, held, random, room, row_of, run, slots, values};
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     gpu::{
@@ -178,15 +178,6 @@ fn rrr_scores_of_integers_equal_the_reference() {
                     ..Default::default()
                 };
                 let work = n_queries.div_ceil(8) * tiles;
-                // The slots in reverse, so that slot and query differ.
-                let slots: Vec<[u32; 2]> = match plan {
-                    Plan::QueryMajor => vec![[0, 0]; n_queries],
-                    Plan::ClusterMajor => (0..n_queries).rev().map(|query| [narrow(query), 0]).collect(),
-                };
-                let row_of = |slot: usize| match plan {
-                    Plan::QueryMajor => slot,
-                    Plan::ClusterMajor => n_queries - 1 - slot,
-                };
                 // Row 0 has a floor: only scores as good as 0 survive.
                 let mut states = vec![RowState::default(); n_queries];
                 states[0].floor = !order_key(0.0);
@@ -198,7 +189,7 @@ fn rrr_scores_of_integers_equal_the_reference() {
                     held(&gpu, &data.heads()),
                     held(&gpu, &[[0, 0], [narrow(n), 0]]),
                     held(&gpu, &groups),
-                    held(&gpu, &slots),
+                    held(&gpu, &slots(plan, n_queries)),
                 ];
                 let mut bindings: Vec<&Buffer> = inputs.iter().collect();
                 bindings.extend([&candidates, &states]);
@@ -207,16 +198,13 @@ fn rrr_scores_of_integers_equal_the_reference() {
                 let states: Vec<RowState> = values(&gpu, &states, n_queries);
                 let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
                 for slot in 0..n_queries {
-                    let row = row_of(slot);
-                    let mut want: Vec<[u32; 2]> = (0..n)
+                    let row = row_of(plan, n_queries, slot);
+                    let want = (0..n)
                         .map(|i| [order_key(data.want(slot, i, -1.0)), narrow(i)])
                         .filter(|[key, _]| row != 0 || *key <= order_key(0.0))
                         .collect();
-                    let count = states[row].count as usize;
-                    let mut got = found[row * n..row * n + count].to_vec();
-                    want.sort_unstable();
-                    got.sort_unstable();
-                    assert_eq!(got, want, "{bits:?} {plan:?} {n}×{components}, query {row}");
+                    let context = format!("{bits:?} {plan:?} {n}×{components}");
+                    assert_survivors((&found, &states), (row, n), want, &context);
                 }
             }
         }

@@ -9,16 +9,17 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     Buffer, Gpu, GpuError, GpuOptions, Tier,
-    kernel::{Kernel, Tile},
+    kernel::{Kernel, Plan, Tile},
+    layout::{RowState, narrow},
     pages::upload,
     recording::{Cost, Grid, Recording, read_back},
+    tests::required,
 };
 
 /// The first GPU in every tier it has; none where there is none, unless `REQUIRE` names `gpu`.
 fn gpus() -> Vec<Gpu> {
     let Some(adapter) = Gpu::adapters().into_iter().next() else {
-        let required = std::env::var("REQUIRE").unwrap_or_default().split(',').any(|name| name == "gpu");
-        assert!(!required, "REQUIRE: this machine has no GPU, not even in software");
+        assert!(!required("gpu"), "REQUIRE: this machine has no GPU, not even in software");
         eprintln!("skipped: no GPU, not even in software");
         return Vec::new();
     };
@@ -55,8 +56,36 @@ fn values<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer, n: usize) -> Vec<T> {
     let mut recording = Recording::new(gpu);
     recording.copy(buffer, &read, buffer.size());
     recording.submit(&mut None, None).unwrap();
-    let bytes = read_back(gpu, &read, buffer.size()).unwrap();
-    bytemuck::pod_collect_to_vec(&bytes[..n * size_of::<T>()])
+    read_back(gpu, &read, n).unwrap()
+}
+
+/// Slots of `n` queries that all probe list 0: as routed, or the queries in reverse, so that slot and query differ.
+fn slots(plan: Plan, n: usize) -> Vec<[u32; 2]> {
+    match plan {
+        Plan::QueryMajor => vec![[0, 0]; n],
+        Plan::ClusterMajor => (0..n).rev().map(|query| [narrow(query), 0]).collect(),
+    }
+}
+
+/// The query of a slot of [`slots`].
+fn row_of(plan: Plan, n: usize, slot: usize) -> usize {
+    match plan {
+        Plan::QueryMajor => slot,
+        Plan::ClusterMajor => n - 1 - slot,
+    }
+}
+
+/// Asserts that exactly these candidates survived for a query, in any order; `stride` places a query.
+fn assert_survivors(
+    (found, states): (&[[u32; 2]], &[RowState]),
+    (row, stride): (usize, usize),
+    mut want: Vec<[u32; 2]>,
+    context: &str,
+) {
+    let mut got = found[row * stride..row * stride + states[row].count as usize].to_vec();
+    want.sort_unstable();
+    got.sort_unstable();
+    assert_eq!(got, want, "{context}, query {row}");
 }
 
 #[test]

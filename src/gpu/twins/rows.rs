@@ -3,7 +3,7 @@
 use half::f16;
 use rand::RngExt as _;
 
-use super::{gpus, held, random, room, run, values};
+use super::{assert_survivors, gpus, held, random, room, row_of, run, slots, values};
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     gpu::{
@@ -127,10 +127,6 @@ fn rrr_projections_of_integers_equal_the_reference() {
                     .iter()
                     .map(|q| Head { first: q.first, scale: q.scale, sum: q.sum, norm: 0.0 })
                     .collect();
-                let slots: Vec<[u32; 2]> = match plan {
-                    Plan::QueryMajor => vec![[0, 0]; n],
-                    Plan::ClusterMajor => (0..n).map(|i| [narrow(i), 0]).collect(),
-                };
                 let work = n.div_ceil(8);
                 let t = room(&gpu, n * (rank + 1) * 4);
                 let inputs = [
@@ -140,7 +136,7 @@ fn rrr_projections_of_integers_equal_the_reference() {
                     held(&gpu, &reduced),
                     held(&gpu, &[[0_u32, 0], [1, 0]]),
                     held(&gpu, &[0, narrow(n), 0, narrow(work)]),
-                    held(&gpu, &slots),
+                    held(&gpu, &slots(plan, n)),
                 ];
                 let mut bindings: Vec<&Buffer> = inputs.iter().collect();
                 bindings.push(&t);
@@ -154,7 +150,9 @@ fn rrr_projections_of_integers_equal_the_reference() {
                     want.extend(
                         (0..rank).map(|j| query.score_reference(shape, &blocks, rank / BLOCK, j, 1.0)),
                     );
-                    let got = &t[i * (rank + 1)..(i + 1) * (rank + 1)];
+                    // The query at row i is in the slot that counts from the other end.
+                    let slot = row_of(plan, n, i);
+                    let got = &t[slot * (rank + 1)..(slot + 1) * (rank + 1)];
                     assert_eq!(got, want, "{bits:?} {plan:?} s={s} rank={rank}, slot {i}");
                 }
             }
@@ -275,17 +273,13 @@ fn row_scores_of_integers_are_equal() {
                         dim: narrow(dim),
                         ..Default::default()
                     };
-                    let slots: Vec<[u32; 2]> = match plan {
-                        Plan::QueryMajor => vec![[0, 0]; n_queries],
-                        Plan::ClusterMajor => (0..n_queries).map(|i| [narrow(i), 0]).collect(),
-                    };
                     let work = n_queries.div_ceil(8) * tiles;
                     let (candidates, states) = (room(&gpu, n_queries * n * 8), room(&gpu, n_queries * 8));
                     let inputs = [
                         held(&gpu, &queries),
                         held(&gpu, &[[0_u32, 0], [narrow(n), 0]]),
                         held(&gpu, &[0, narrow(n_queries), 0, narrow(work)]),
-                        held(&gpu, &slots),
+                        held(&gpu, &slots(plan, n_queries)),
                     ];
                     let kind = RowKind { dtype, by_quads: dim % 4 == 0, is_l2 };
                     let [queries_on, lists, groups, slots] = &inputs;
@@ -296,13 +290,11 @@ fn row_scores_of_integers_are_equal() {
                     let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
                     for i in 0..n_queries {
                         let query = &queries[i * width..][..dim];
-                        let mut want: Vec<[u32; 2]> = (0..n)
+                        let want = (0..n)
                             .map(|p| [want_key(is_l2, query, &stored[p * dim..][..dim]), narrow(p)])
                             .collect();
-                        let mut got = found[i * n..i * n + states[i].count as usize].to_vec();
-                        want.sort_unstable();
-                        got.sort_unstable();
-                        assert_eq!(got, want, "{dtype:?} {plan:?} l2 {is_l2} {n}×{dim}, query {i}");
+                        let context = format!("{dtype:?} {plan:?} l2 {is_l2} {n}×{dim}");
+                        assert_survivors((&found, &states), (i, n), want, &context);
                     }
                 }
             }

@@ -129,7 +129,7 @@ impl Chunk<'_> {
         let Self { searcher, recording, params, profile, .. } = self;
         searcher.pages.get(id, &mut || {
             let submission = recording.submit(params, profile.as_deref_mut())?;
-            recording.gpu().wait("pages", submission)
+            recording.gpu().wait("pages", Some(submission))
         })
     }
 

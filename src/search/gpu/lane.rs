@@ -82,6 +82,8 @@ macro_rules! lane {
             pub params: Option<Buffer>,
             /// Where results are read back from.
             pub read: Option<Buffer>,
+            /// Queries on the host, rows padded to whole quads.
+            pub host: Vec<f32>,
         }
 
         /// The sizes that a chunk needs, in bytes.

@@ -198,19 +198,18 @@ impl GpuSearcher {
         let plan = self.plan(model, n, n_probe, effort.n_rerank, request.k)?;
         let sizes = self.sizes(model, &plan, n_probe, request.k, plan.rows.min(n));
         let _share = self.scratch.take(sizes.total() * if n > plan.rows { 2 } else { 1 });
-        let mut in_flight: Option<(usize, usize, Lane, Option<Submission>)> = None;
+        let mut in_flight: Option<(usize, usize, Lane, Submission)> = None;
         let mut first = 0;
         while first < n || in_flight.is_some() {
             let mut next = None;
             if first < n {
                 let rows = plan.rows.min(n - first);
-                let queries = read_queries(model, request, first, rows, threads)?;
                 let mut lane = self.scratch.lane();
+                read_queries(model, request, first, threads, rows, &mut lane.host)?;
                 let submission = self.submit(
                     model,
                     (&plan, n_probe, effort.n_rerank, request.k),
                     rows,
-                    &queries,
                     &mut lane,
                     profile.as_deref_mut(),
                 )?;
@@ -264,13 +263,12 @@ impl GpuSearcher {
         k: usize,
         rows: usize,
         lane: &Lane,
-        submission: Option<Submission>,
+        submission: Submission,
         ids: &mut [u64],
         scores: &mut [f32],
     ) -> Result<(), GpuError> {
         let Some(read) = &lane.read else { return Ok(()) };
-        let bytes = finish_read_back(&self.gpu, read, (rows * k * 8) as u64, submission)?;
-        let found: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(&bytes);
+        let found: Vec<[u32; 2]> = finish_read_back(&self.gpu, read, rows * k, Some(submission))?;
         for ((id, score), [key, tie]) in ids.iter_mut().zip(scores).zip(found) {
             if key == NO_KEY {
                 (*id, *score) = (NO_ID, model.metric.worst_score());
@@ -291,10 +289,9 @@ impl GpuSearcher {
         model: &Model,
         (plan, n_probe, keep, k): (&BatchPlan, usize, usize, usize),
         rows: usize,
-        queries: &[f32],
         lane: &mut Lane,
         profile: Option<&mut Profile>,
-    ) -> Result<Option<Submission>, GpuError> {
+    ) -> Result<Submission, GpuError> {
         let scratch = lane.fit(&self.gpu, &self.sizes(model, plan, n_probe, k, rows))?;
         let read_bytes = (rows * k * 8) as u64;
         if lane.read.as_ref().is_none_or(|read| read.size() < read_bytes) {
@@ -302,7 +299,7 @@ impl GpuSearcher {
             lane.read = Some(self.gpu.create("results", read_bytes.next_power_of_two(), usage)?);
         }
         self.gpu.scoped("queries", || {
-            self.gpu.queue().write_buffer(&scratch.queries, 0, bytemuck::cast_slice(queries));
+            self.gpu.queue().write_buffer(&scratch.queries, 0, bytemuck::cast_slice(&lane.host));
         })?;
         let mut chunk = Chunk {
             searcher: self,
@@ -324,7 +321,7 @@ impl GpuSearcher {
         }
         let submission = recording.submit(params, profile)?;
         if let Some(read) = &lane.read {
-            start_read_back(read, read_bytes);
+            start_read_back::<[u32; 2]>(read, rows * k);
         }
         Ok(submission)
     }
@@ -363,21 +360,21 @@ fn read_queries<V: Vectors>(
     model: &Model,
     request: &Request<'_, V>,
     first: usize,
-    rows: usize,
     threads: usize,
-) -> Result<Vec<f32>, SearchError> {
+    rows: usize,
+    out: &mut Vec<f32>,
+) -> Result<(), SearchError> {
     use rayon::prelude::*;
+    // A lane belongs to one index, so what pads its rows is zero from the first time on.
     let width = padded(model.dim);
-    let mut values = vec![0.0; rows * width];
+    out.resize(rows * width, 0.0);
     let read = |(i, out): (usize, &mut [f32])| request.query_into(model, first + i, &mut out[..model.dim]);
     if rows < 64 || threads == 1 {
-        values.chunks_mut(width).enumerate().try_for_each(read)?;
-    } else {
-        // The first error in query order, whichever thread met one first.
-        let done: Vec<_> = values.par_chunks_mut(width).enumerate().map(read).collect();
-        done.into_iter().collect::<Result<(), _>>()?;
+        return Ok(out.chunks_mut(width).enumerate().try_for_each(read)?);
     }
-    Ok(values)
+    // The first error in query order, whichever thread met one first.
+    let done: Vec<_> = out.par_chunks_mut(width).enumerate().map(read).collect();
+    Ok(done.into_iter().collect::<Result<(), _>>()?)
 }
 
 /// What orders equal scores: positions, or ids where they have 32 bits, else their ranks and the ids by rank.
