@@ -13,18 +13,26 @@ use rayon::prelude::*;
 use crate::{
     format::{ImageBuilder, OpenError, VERSION},
     index::Index,
-    lists::{self, Lists},
+    lists::{self, Arrangement, ListSizes, Lists},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     simd::Simd,
-    spec::{IndexSpec, RowDtype, ScorerSpec, SpecError, TransformSpec},
+    spec::{IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
         router::Router,
-        scorer::rrr::{self, RrrShape},
+        scorer::{
+            pq::{self, PqShape},
+            rrr::{self, RrrShape},
+        },
         transform::{self, Pca, TrainedPca},
     },
     topk::NO_ID,
-    train::{generator, kmeans, linalg, sample},
+    train::{
+        generator,
+        kmeans::{self, Objective},
+        linalg, sample,
+        score_aware::ScoreAware,
+    },
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
 
@@ -37,7 +45,7 @@ const CHUNK: usize = 256;
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `partition`, `regressions`, `rows`.
+    /// The stage: `check`, `transform`, `partition`, `regressions`, `codebooks`, `codes`, `rows`.
     pub stage: &'static str,
     /// Steps done.
     pub done: u64,
@@ -73,9 +81,9 @@ pub enum BuildError {
     #[error("ids: expected values below {NO_ID}, which stands for a missing neighbour")]
     IdReserved,
     /// More points than positions.
-    #[error("vectors: expected fewer than {} rows, got {got}", u32::MAX)]
+    #[error("vectors: expected fewer than {} rows and copies of rows, got {got}", u32::MAX)]
     TooMany {
-        /// Rows.
+        /// Rows, times the lists that hold each.
         got: usize,
     },
     /// No memory for the index.
@@ -148,10 +156,11 @@ impl<'a> IndexBuilder<'a> {
     pub fn build(self, base: impl Vectors) -> Result<Index, BuildError> {
         let (n, d) = (base.n_rows(), base.dim());
         check_shape("vectors", n, d, None)?;
-        if n >= u32::MAX as usize {
-            return Err(BuildError::TooMany { got: n });
+        let spec = self.spec.resolve(n, d, self.metric)?;
+        let n_positions = n.saturating_mul(spec.n_copies());
+        if n_positions >= u32::MAX as usize {
+            return Err(BuildError::TooMany { got: n_positions });
         }
-        let spec = self.spec.resolve(n, d)?;
         if let Some(queries) = self.train_queries {
             check_shape("training queries", queries.n_rows(), queries.dim(), Some(d))?;
         }
@@ -185,17 +194,13 @@ impl<'a> IndexBuilder<'a> {
         });
         let s = pca.as_ref().map_or(d, |pca| pca.s);
 
-        let lists = spec
-            .ivf
-            .and_then(|ivf| ivf.n_lists)
-            .map(|n_lists| self.partition(spec, n_lists, &base, queries.as_ref(), pca.as_ref()));
-        let identity: Vec<u32>;
-        let (order, offsets): (&[u32], Vec<u64>) = match &lists {
-            Some(lists) => (&lists.order, lists.offsets.iter().map(|&o| o as u64).collect()),
-            None => {
-                identity = (0..u32::try_from(n).unwrap_or(u32::MAX)).collect();
-                (&identity, vec![0, n as u64])
+        let (arrangement, partition) = match spec.ivf {
+            Some(ivf) => {
+                let (arrangement, partition) =
+                    self.partition(spec, ivf, &base, queries.as_ref(), pca.as_ref());
+                (arrangement, Some(partition))
             }
+            None => (Arrangement::plain(n), None),
         };
 
         // The reduced rows' range, for byte codes.
@@ -204,8 +209,9 @@ impl<'a> IndexBuilder<'a> {
             _ => range.clone(),
         };
 
-        let n_lists = lists.as_ref().map(|l| l.offsets.len() - 1);
-        let mut decls = Lists::declare(n, n_lists, self.ids.is_none(), widest > u64::from(u32::MAX));
+        let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
+        let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
+        let mut decls = Lists::declare(sizes, self.ids.is_none(), widest > u64::from(u32::MAX));
         if pca.is_some() {
             decls.extend(Pca::declare(d, s));
         }
@@ -215,10 +221,15 @@ impl<'a> IndexBuilder<'a> {
         match spec.scorer {
             ScorerSpec::Rrr { rank, a_bits, b_bits } => {
                 let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
-                decls.extend(shape.declare(offsets.windows(2).map(|w| row_count(w[1] - w[0]))));
+                decls.extend(shape.declare(arrangement.sizes()));
             }
-            ScorerSpec::Sq8 => decls.extend(RowStore::declare(&SCORER_ROWS, RowDtype::Sq8, n, s)),
-            ScorerSpec::Flat => decls.extend(RowStore::declare(&SCORER_ROWS, RowDtype::F32, n, s)),
+            ScorerSpec::Pq { m, bits, .. } => {
+                decls.extend(PqShape::new(s, m, bits, self.metric).declare(arrangement.sizes()));
+            }
+            ScorerSpec::Sq8 | ScorerSpec::Flat => {
+                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
+                decls.extend(RowStore::declare(&SCORER_ROWS, dtype, sizes.n_positions(), s));
+            }
         }
         if let Some(dtype) = spec.refine {
             decls.extend(RowStore::declare(&REFINE_ROWS, dtype, n, d));
@@ -238,41 +249,45 @@ impl<'a> IndexBuilder<'a> {
         );
         let mut image = ImageBuilder::new(metadata, decls)?;
         let mut parts = image.parts();
-        lists::write(&mut parts, &offsets, order, |row| match self.ids {
+        lists::write(&mut parts, &arrangement, |row| match self.ids {
             Some(ids) => ids[row as usize],
             None => u64::from(row),
         });
         if let Some(pca) = &pca {
             pca.write(&mut parts);
         }
-        if let Some(lists) = &lists {
-            Router::write(&lists.centroids, self.metric, &mut parts);
+        if let Some(partition) = &partition {
+            Router::write(&partition.centroids, self.metric, &mut parts);
         }
-        let order: Vec<u32> = order.to_vec();
-        match (spec.scorer, lists) {
-            (ScorerSpec::Rrr { rank, a_bits, b_bits }, Some(lists)) => {
+        match (spec.scorer, partition) {
+            (ScorerSpec::Rrr { rank, a_bits, b_bits }, Some(partition)) => {
                 let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
-                self.regress(shape, &lists, &mut parts);
+                self.regress(shape, &arrangement, &partition, &mut parts);
             }
-            (ScorerSpec::Sq8 | ScorerSpec::Flat, lists) => {
-                drop(lists);
+            (ScorerSpec::Pq { m, bits, threshold }, partition) => {
+                let shape = PqShape::new(s, m, bits, self.metric);
+                let t = threshold.map(Milli::value);
+                self.quantise(shape, t, &base, pca.as_ref(), &arrangement, partition, &mut parts);
+            }
+            (ScorerSpec::Sq8 | ScorerSpec::Flat, partition) => {
+                drop(partition);
                 let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
-                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &reduced_range[..s], &order, |row, out| {
-                    match &pca {
-                        Some(pca) => {
-                            let mut full = vec![0.0; d];
-                            base.read(row, &mut full);
-                            project_row(pca, &full, out);
-                        }
-                        None => base.read(row, out),
+                let (range, rows) = (&reduced_range[..s], &arrangement.rows);
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, range, rows, |row, out| match &pca {
+                    Some(pca) => {
+                        let mut full = vec![0.0; d];
+                        base.read(row, &mut full);
+                        project_row(pca, &full, out);
                     }
+                    None => base.read(row, out),
                 });
             }
             // The grammar asks for lists before regressions.
             (ScorerSpec::Rrr { .. }, None) => {}
         }
         if let Some(dtype) = spec.refine {
-            self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, &order, |row, out| base.read(row, out));
+            let rows = arrangement.by_point();
+            self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, rows, |row, out| base.read(row, out));
         }
         Ok(Index::from_image(image.finish()?)?)
     }
@@ -303,47 +318,65 @@ impl<'a> IndexBuilder<'a> {
     fn partition<V: Vectors, Q: Vectors + ?Sized>(
         &self,
         spec: IndexSpec,
-        n_lists: usize,
+        ivf: IvfSpec,
         base: &Source<'_, V>,
         queries: Option<&Source<'_, Q>>,
         pca: Option<&TrainedPca>,
-    ) -> Partition {
+    ) -> (Arrangement, Partition) {
+        let n_lists = ivf.n_lists.unwrap_or(1);
         let total = kmeans::ITERATIONS as u64 + 2;
         self.report("partition", 0, total);
         let points = base.reduced(pca);
         let s = pca.map_or(base.vectors.dim(), |pca| pca.s);
         let mut rng = generator(self.seed, "partition");
-        let spherical = !self.metric.is_l2();
-        let centroids = kmeans::train(&points, s, n_lists, spherical, &mut rng, |step| {
+        let is_product = !self.metric.is_l2();
+        let objective = match ivf.threshold {
+            Some(t) => Objective::ScoreAware(ScoreAware::new(t.value(), &points, s), is_product),
+            None if is_product => Objective::Angle,
+            None => Objective::Distance,
+        };
+        let rounds = &kmeans::LIST_ROUNDS;
+        let centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
             self.report("partition", step as u64, total);
         });
         let regress = matches!(spec.scorer, ScorerSpec::Rrr { .. });
         // Points are their own training queries unless others are given.
-        let own = regress && queries.is_none();
-        let top = if own { rrr::train::TRAIN_LISTS.min(n_lists) } else { 1 };
-        let nearest = centroids.nearest(&points, top);
+        let mut nearest = Vec::new();
+        let top = rrr::train::TRAIN_LISTS.min(n_lists);
+        if regress && queries.is_none() {
+            nearest = centroids.nearest(&points, top);
+        }
+        let first: Vec<u32> = if nearest.is_empty() || ivf.threshold.is_some() {
+            centroids.lists_of(&points)
+        } else {
+            nearest.iter().step_by(top).copied().collect()
+        };
         self.report("partition", total - 1, total);
-        let first: Vec<u32> = nearest.iter().step_by(top).copied().collect();
-        let (offsets, order) = kmeans::group(&first, n_lists);
+        let arrangement = match (ivf.spill, spec.n_copies()) {
+            (Some(spill), n_copies @ 2..) => {
+                let further = centroids.spill(&points, &first, n_copies - 1, spill.lambda.value());
+                let lists: Vec<u32> = first
+                    .iter()
+                    .zip(further.chunks_exact(n_copies - 1))
+                    .flat_map(|(first, further)| std::iter::once(*first).chain(further.iter().copied()))
+                    .collect();
+                Arrangement::of(&lists, n_copies, n_lists)
+            }
+            _ => Arrangement::of(&first, 1, n_lists),
+        };
+        let keeps = regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
-            offsets,
-            order,
-            points: if regress { points } else { Vec::new() },
+            points: if keeps { points } else { Vec::new() },
             visitors: None,
             visits: (Vec::new(), Vec::new()),
         };
         if regress {
-            let (top, nearest) = match queries {
-                Some(queries) => {
-                    let visitors = queries.reduced(pca);
-                    let top = rrr::train::TRAIN_LISTS.min(n_lists);
-                    let nearest = partition.centroids.nearest(&visitors, top);
-                    partition.visitors = Some(visitors);
-                    (top, nearest)
-                }
-                None => (top, nearest),
-            };
+            if let Some(queries) = queries {
+                let visitors = queries.reduced(pca);
+                nearest = partition.centroids.nearest(&visitors, top);
+                partition.visitors = Some(visitors);
+            }
             let (offsets, mut rows) = kmeans::group(&nearest, n_lists);
             for row in &mut rows {
                 *row /= u32::try_from(top).unwrap_or(1);
@@ -351,16 +384,22 @@ impl<'a> IndexBuilder<'a> {
             partition.visits = (offsets, rows);
         }
         self.report("partition", total, total);
-        partition
+        (arrangement, partition)
     }
 
-    fn regress(&self, shape: RrrShape, lists: &Partition, parts: &mut BTreeMap<&'static str, &mut [u8]>) {
-        let total = lists.offsets.len() as u64 - 1;
+    fn regress(
+        &self,
+        shape: RrrShape,
+        arrangement: &Arrangement,
+        lists: &Partition,
+        parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    ) {
+        let total = arrangement.offsets.len() as u64 - 1;
         let done = AtomicU64::new(0);
         self.report("regressions", 0, total);
         let points = rrr::train::Grouped {
             vectors: &lists.points,
-            members: rrr::train::Members { offsets: &lists.offsets, rows: &lists.order },
+            members: rrr::train::Members { offsets: &arrangement.offsets, rows: &arrangement.rows },
         };
         let queries = rrr::train::Grouped {
             vectors: lists.visitors.as_deref().unwrap_or(&lists.points),
@@ -372,19 +411,45 @@ impl<'a> IndexBuilder<'a> {
         });
     }
 
+    /// Trains the codebooks and writes the codes.
+    #[allow(clippy::too_many_arguments, reason = "what codes are made of, one thing each")]
+    fn quantise<V: Vectors>(
+        &self,
+        shape: PqShape,
+        threshold: Option<f32>,
+        base: &Source<'_, V>,
+        pca: Option<&TrainedPca>,
+        arrangement: &Arrangement,
+        partition: Option<Partition>,
+        parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    ) {
+        let (points, centres) = match partition {
+            Some(partition) => {
+                let centres = Router::rounded(&partition.centroids, self.metric);
+                (partition.points, Some(centres))
+            }
+            None => (base.reduced(pca), None),
+        };
+        let input = pq::train::Input { points: &points, arrangement, centres: centres.as_ref() };
+        let mut rng = generator(self.seed, "codebooks");
+        pq::train::write(shape, threshold, &input, &mut rng, parts, |stage, done, total| {
+            self.report(stage, done, total);
+        });
+    }
+
     fn write_rows(
         &self,
         names: &crate::rows::RowNames,
         dtype: RowDtype,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
         range: &[(f32, f32)],
-        order: &[u32],
+        rows: &[u32],
         read: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let total = order.len() as u64;
+        let total = rows.len() as u64;
         let done = AtomicU64::new(0);
         RowStore::write(names, dtype, parts, range, |position, out| {
-            read(order[position] as usize, out);
+            read(rows[position] as usize, out);
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             if done.is_multiple_of(1024) || done == total {
                 self.report("rows", done, total);
@@ -393,12 +458,9 @@ impl<'a> IndexBuilder<'a> {
     }
 }
 
-/// Lists and what the regressions need of them.
+/// Lists and what scorers are trained on.
 struct Partition {
     centroids: kmeans::Centroids,
-    offsets: Vec<usize>,
-    /// Rows in list order.
-    order: Vec<u32>,
     /// Reduced points, `[n, s]`.
     points: Vec<f32>,
     /// Reduced training queries, where they are not the points.
@@ -554,9 +616,4 @@ fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
 fn project_row(pca: &TrainedPca, row: &[f32], out: &mut [f32]) {
     let w: &[f16] = &pca.half;
     Simd::detect().project_f16(w, row, out);
-}
-
-/// A count that came from a slice's length.
-fn row_count(n: u64) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
 }

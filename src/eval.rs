@@ -180,7 +180,8 @@ pub struct Recall<'a> {
     base: Option<&'a dyn Vectors>,
     truth: ArrayView2<'a, u64>,
     k: usize,
-    positions: HashMap<u64, u32>,
+    /// Points by id.
+    points: HashMap<u64, u32>,
 }
 
 impl<'a> Recall<'a> {
@@ -208,13 +209,13 @@ impl<'a> Recall<'a> {
         }
         let ids = index.model().lists.ids();
         let n = u32::try_from(index.len()).unwrap_or(u32::MAX);
-        let positions: HashMap<u64, u32> = (0..n).map(|p| (ids.get(p), p)).collect();
+        let points: HashMap<u64, u32> = (0..n).map(|p| (ids.get(p), p)).collect();
         for (query, row) in truth.outer_iter().enumerate() {
-            if let Some(&id) = row.iter().take(k).find(|id| !positions.contains_key(id)) {
+            if let Some(&id) = row.iter().take(k).find(|id| !points.contains_key(id)) {
                 return Err(EvalError::UnknownId { id, query });
             }
         }
-        Ok(Self { index, queries, base: None, truth, k, positions })
+        Ok(Self { index, queries, base: None, truth, k, points })
     }
 
     /// Takes exact scores from the vectors the index was built from; its ids must be their row numbers.
@@ -223,7 +224,7 @@ impl<'a> Recall<'a> {
     /// [`EvalError::Vectors`] where they are not of the index's shape.
     pub fn with_base(mut self, base: &'a dyn Vectors) -> Result<Self, EvalError> {
         check_shape("vectors", base.n_rows(), base.dim(), Some(self.index.dim()))?;
-        if let Some(&id) = self.positions.keys().find(|&&id| id >= base.n_rows() as u64) {
+        if let Some(&id) = self.points.keys().find(|&&id| id >= base.n_rows() as u64) {
             let got = format!("id {id} in an index of {} points", self.index.len());
             let expected = format!("ids that are row numbers of the {} vectors given", base.n_rows());
             return Err(EvalError::Truth { expected, got });
@@ -243,24 +244,38 @@ impl<'a> Recall<'a> {
             }
             return Some(exact_score(model.metric, q, &row));
         }
+        let by_point = model.lists.sizes().n_copies == 1;
         let rows: &RowStore = match (&model.refine, &model.scorer, &model.transform) {
-            (Some(rows), ..) | (None, Scorer::Rows(rows), None) if rows.is_exact() => rows,
+            (Some(rows), ..) if rows.is_exact() => rows,
+            (None, Scorer::Rows(rows), None) if rows.is_exact() && by_point => rows,
             _ => return None,
         };
-        Some(exact_score(model.metric, q, &rows.decode(*self.positions.get(&id)? as usize)))
+        Some(exact_score(model.metric, q, &rows.decode(*self.points.get(&id)? as usize)))
     }
 
-    /// Share of the k true neighbours found among `ids`, `[n_queries, at least k]`; rows beyond the queries do
+    /// Share of the k true neighbours found among the first k `ids`, `[n_queries, at least k]`; rows beyond the queries do
     /// not count.
     #[must_use]
     pub fn of(&self, ids: ArrayView2<'_, u64>) -> f64 {
+        self.found(ids, self.k)
+    }
+
+    /// Recall 1@k: share of the queries whose nearest neighbour is among the first k `ids`.
+    #[must_use]
+    pub fn of_nearest(&self, ids: ArrayView2<'_, u64>) -> f64 {
+        self.found(ids, 1)
+    }
+
+    /// Share of the first `depth` true neighbours found among the first k `ids`.
+    fn found(&self, ids: ArrayView2<'_, u64>, depth: usize) -> f64 {
         let model = self.index.model();
         let mut q = vec![0.0; model.dim];
         let mut found = 0;
         for (query, ids) in ids.outer_iter().take(self.truth.nrows()).enumerate() {
-            let truth: Vec<u64> = self.truth.row(query).iter().take(self.k).copied().collect();
+            let truth: Vec<u64> = self.truth.row(query).iter().take(depth).copied().collect();
             let mut last = None;
             let mut seen = HashSet::new();
+            let mut right_ids = 0;
             for &id in ids.iter().take(self.k) {
                 let mut right = truth.contains(&id);
                 if !right && id != NO_ID {
@@ -269,17 +284,19 @@ impl<'a> Recall<'a> {
                         if model.metric.normalises() {
                             kmeans::normalise(&mut q);
                         }
-                        self.exact_score(&q, truth[self.k - 1])
+                        self.exact_score(&q, truth[depth - 1])
                     });
                     if let (Some(last), Some(score)) = (*last, self.exact_score(&q, id)) {
                         right = score <= last + TIE * last.abs().max(score.abs());
                     }
                 }
                 if right && seen.insert(id) {
-                    found += 1;
+                    right_ids += 1;
                 }
             }
+            // With ties more ids may be right than there are places.
+            found += right_ids.min(depth);
         }
-        f64::from(found) / (self.k * self.truth.nrows()).max(1) as f64
+        found as f64 / (depth * self.truth.nrows()).max(1) as f64
     }
 }

@@ -6,14 +6,14 @@ use crate::{
     build::IndexBuilder,
     device::{Device, DeviceError},
     format::{Image, OpenError, SaveError},
-    lists::Lists,
+    lists::{ListSizes, Lists},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     search::Searcher,
     spec::{IndexSpec, RowDtype, ScorerSpec, TransformSpec},
     stage::{
         router::Router,
-        scorer::{Rrr, Scorer, rrr::RrrShape},
+        scorer::{Pq, Rrr, Scorer, pq::PqShape, rrr::RrrShape},
         transform::Pca,
     },
 };
@@ -116,7 +116,7 @@ impl Index {
         if n == 0 || n >= u32::MAX as usize {
             return Err(unfit("n", format!("1 to {}", u32::MAX - 1)));
         }
-        let complete = spec.resolve(n, dim).map_err(|e| unfit("spec", e.to_string()))?;
+        let complete = spec.resolve(n, dim, metric).map_err(|e| unfit("spec", e.to_string()))?;
         if complete != spec {
             return Err(unfit("spec", format!("every number written out, as in {complete}")));
         }
@@ -125,7 +125,11 @@ impl Index {
             None => dim,
         };
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
-        let lists = Lists::open(&image, n, n_lists)?;
+        let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
+        if sizes.n_positions() >= u32::MAX as usize {
+            return Err(unfit("n", format!("at most {} in {} lists each", u32::MAX - 1, sizes.n_copies)));
+        }
+        let lists = Lists::open(&image, sizes)?;
         let transform = spec.transform.map(|_| Pca::open(&image, dim, s)).transpose()?;
         let router = n_lists.map(|l| Router::open(&image, l, s, metric)).transpose()?;
         let scorer = match spec.scorer {
@@ -133,8 +137,13 @@ impl Index {
                 let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, metric);
                 Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
             }
-            ScorerSpec::Sq8 => Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, RowDtype::Sq8, n, s)?),
-            ScorerSpec::Flat => Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, RowDtype::F32, n, s)?),
+            ScorerSpec::Pq { m, bits, .. } => {
+                Scorer::Pq(Pq::open(&image, PqShape::new(s, m, bits, metric), metric, &lists)?)
+            }
+            ScorerSpec::Sq8 | ScorerSpec::Flat => {
+                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
+                Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, dtype, sizes.n_positions(), s)?)
+            }
         };
         let refine =
             spec.refine.map(|dtype| RowStore::open(&image, &REFINE_ROWS, dtype, n, dim)).transpose()?;
@@ -226,7 +235,13 @@ impl Index {
         self.0.image.bytes().len()
     }
 
-    /// Points in each list.
+    /// Lists that hold each point: 1, and one more for each copy that `soar` asks for.
+    #[must_use]
+    pub fn n_copies(&self) -> usize {
+        self.0.lists.sizes().n_copies
+    }
+
+    /// Points in each list, copies included.
     #[must_use]
     pub fn list_sizes(&self) -> Vec<usize> {
         (0..self.0.lists.len()).map(|l| self.0.lists.range(l).len()).collect()

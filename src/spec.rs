@@ -4,21 +4,28 @@
 //! of the pipeline:
 //!
 //! ```text
-//! [Transform,] [IVF<n_lists>,] Scorer [,Refine(dtype)]
+//! [Transform,] [IVF<n_lists>[(options)],] Scorer [,Refine(dtype)]
 //!
 //! Transform   PCA<s>                       reduce to s dimensions
 //! IVF         IVF<n_lists>                 partition into n_lists lists by k-means
+//!   options   soar[=<copies>]              each point also enters that many further lists (SOAR)
+//!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
+//!             T=<t>                        centroids by the score-aware loss of threshold t
 //! Scorer      RRR<rank>[x<bits>[x<bits>]]  reduced-rank regression; bits of A, bits of B: 8 or 4
+//!             PQ<M>x<bits>                 product quantisation: M subspaces, codes of 4 or 8 bits
+//!             APQ<M>x<bits>[(T=<t>)]       the same, trained by the score-aware loss; t is 0.2 unless given
 //!             SQ8                          one byte a dimension
 //!             Flat                         full vectors
 //! Refine      Refine(f32|f16|sq8)          exact scores of the best candidates on stored rows
 //! ```
 //!
-//! A number left out of `PCA`, `IVF` or `RRR` is chosen from the data: see
+//! A number left out of `PCA`, `IVF`, `soar` or `RRR` is chosen from the data: see
 //! [`IndexSpec::resolve`]. [`Display`](fmt::Display) prints the canonical form, which
 //! [`FromStr`] reads back to an equal value.
 
 use std::{fmt, str::FromStr};
+
+use crate::metric::Metric;
 
 /// What an index is made of, stage by stage.
 ///
@@ -51,10 +58,58 @@ pub enum TransformSpec {
 }
 
 /// A partition into lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct IvfSpec {
     /// Number of lists; `None` chooses from `n`.
     pub n_lists: Option<usize>,
+    /// Copies of each point in further lists.
+    pub spill: Option<SpillSpec>,
+    /// Threshold T of the score-aware loss that centroids minimise; `None`: squared distance.
+    pub threshold: Option<Milli>,
+}
+
+/// Copies of each point in lists beside its nearest (SOAR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SpillSpec {
+    /// Copies beside the first; `None` chooses by the metric.
+    pub copies: Option<usize>,
+    /// Weight λ of the penalty on residuals that point the same way.
+    pub lambda: Milli,
+}
+
+/// A number of at most three decimals, held in thousandths so that specifications can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Milli(pub u32);
+
+impl Milli {
+    /// The number.
+    #[must_use]
+    pub fn value(self) -> f32 {
+        self.0 as f32 / 1000.0
+    }
+}
+
+impl fmt::Display for Milli {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+impl FromStr for Milli {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let (whole, decimals) = s.split_once('.').unwrap_or((s, "0"));
+        let digits = |text: &str, most| {
+            (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+        };
+        if !digits(whole, 6) || !digits(decimals, 3) {
+            return Err(());
+        }
+        let thousandths: u32 = format!("{whole}{decimals:0<3}").parse().map_err(|_| ())?;
+        Ok(Self(thousandths))
+    }
 }
 
 /// How points are scored.
@@ -69,6 +124,15 @@ pub enum ScorerSpec {
         a_bits: Bits,
         /// Bits of the point-side factor B.
         b_bits: Bits,
+    },
+    /// Product quantisation of residuals to the list's centroid, scored by lookup tables (ScaNN).
+    Pq {
+        /// Subspaces; they need not divide the dimensions.
+        m: usize,
+        /// Bits of a code: 16 or 256 codewords a subspace.
+        bits: Bits,
+        /// Threshold T of the score-aware loss (`APQ`); `None` is the squared error (`PQ`).
+        threshold: Option<Milli>,
     },
     /// One byte a dimension between the smallest and the largest value seen.
     Sq8,
@@ -105,7 +169,15 @@ pub const N_LISTS_MAX: usize = 1 << 24;
 /// Most dimensions a vector may have.
 pub const DIM_MAX: usize = 1 << 16;
 
-const STAGES: &str = "PCA<s>, IVF<n_lists>, RRR<rank>, SQ8, Flat, Refine(f32|f16|sq8)";
+/// Most copies of a point beside the first.
+pub const SPILL_MAX: usize = 7;
+/// Threshold T of `APQ` unless given, as in ScaNN's experiments.
+const THRESHOLD: Milli = Milli(200);
+/// Weight of SOAR's penalty unless given.
+const LAMBDA: Milli = Milli(1000);
+
+const STAGES: &str = "PCA<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
+const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8 or Flat";
 
 /// A specification that cannot be read, or that does not fit the data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -193,37 +265,115 @@ fn rrr(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {
     Ok(ScorerSpec::Rrr { rank, a_bits: bits[0], b_bits: bits[1] })
 }
 
+/// A threshold T: cosines below it do not matter to the loss.
+fn threshold(token: &str, text: &str) -> Result<Milli, SpecError> {
+    let t = text.parse::<Milli>().ok().filter(|t| t.0 < 1000);
+    t.ok_or_else(|| token_error(token, "T=<t>, at least 0 and below 1, of at most three decimals"))
+}
+
+fn pq(token: &str, rest: &str, anisotropic: bool) -> Result<ScorerSpec, SpecError> {
+    let (sizes, option) = match rest.split_once('(') {
+        Some((sizes, option)) if anisotropic => (sizes, Some(option)),
+        _ => (rest, None),
+    };
+    let form = if anisotropic { "APQ<M>x<bits> or APQ<M>x<bits>(T=<t>)" } else { "PQ<M>x<bits>" };
+    let (m, bits) = sizes.split_once('x').unwrap_or((sizes, ""));
+    let m = number(token, m, DIM_MAX)?.ok_or_else(|| token_error(token, form))?;
+    let bits = bits.parse().map_err(|()| token_error(token, format!("4 or 8 bits: {form}")))?;
+    let given = match option {
+        None => None,
+        Some(option) => {
+            let t = option.strip_suffix(')').and_then(|option| option.strip_prefix("T="));
+            Some(threshold(token, t.ok_or_else(|| token_error(token, form))?)?)
+        }
+    };
+    Ok(ScorerSpec::Pq { m, bits, threshold: anisotropic.then(|| given.unwrap_or(THRESHOLD)) })
+}
+
 fn scorer(token: &str) -> Result<Option<ScorerSpec>, SpecError> {
+    let after = |name| token.strip_prefix(name);
     Ok(match token {
         "Flat" => Some(ScorerSpec::Flat),
         "SQ8" => Some(ScorerSpec::Sq8),
-        _ => match token.strip_prefix("RRR") {
-            Some(rest) => Some(rrr(token, rest)?),
-            None => None,
+        _ => match (after("RRR"), after("PQ"), after("APQ")) {
+            (Some(rest), _, _) => Some(rrr(token, rest)?),
+            (_, Some(rest), _) => Some(pq(token, rest, false)?),
+            (_, _, Some(rest)) => Some(pq(token, rest, true)?),
+            _ => None,
         },
     })
+}
+
+fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
+    let (digits, options) = match rest.split_once('(') {
+        Some((digits, options)) => {
+            let options = options.strip_suffix(')');
+            (digits, Some(options.ok_or_else(|| token_error(token, "a closing parenthesis"))?))
+        }
+        None => (rest, None),
+    };
+    let mut spec = IvfSpec { n_lists: number(token, digits, N_LISTS_MAX)?, ..Default::default() };
+    let mut lambda = None;
+    for option in options.iter().flat_map(|options| options.split(',')) {
+        let allowed = "soar, soar=<copies>, lambda=<λ> and T=<t>, each once, in parentheses";
+        match option.trim().split_once('=').unwrap_or((option.trim(), "")) {
+            ("soar", copies) if spec.spill.is_none() => {
+                let copies = number(token, copies, SPILL_MAX)?;
+                spec.spill = Some(SpillSpec { copies, lambda: LAMBDA });
+            }
+            ("lambda", text) if lambda.is_none() => {
+                let given = text.parse::<Milli>();
+                lambda = Some(given.map_err(|()| {
+                    token_error(token, "lambda=<λ>, 0 or more, of at most three decimals")
+                })?);
+            }
+            ("T", text) if spec.threshold.is_none() => spec.threshold = Some(threshold(token, text)?),
+            _ => return Err(token_error(token, allowed)),
+        }
+    }
+    match (&mut spec.spill, lambda) {
+        (Some(spill), Some(lambda)) => spill.lambda = lambda,
+        (None, Some(_)) => return Err(token_error(token, "soar beside lambda")),
+        _ => {}
+    }
+    Ok(spec)
+}
+
+/// The tokens between commas outside parentheses.
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_usize;
+    text.split(move |c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+    .map(str::trim)
 }
 
 impl FromStr for IndexSpec {
     type Err = SpecError;
 
     fn from_str(s: &str) -> Result<Self, SpecError> {
-        let mut tokens = s.split(',').map(str::trim).peekable();
+        let mut tokens = tokens(s).peekable();
         let mut transform = None;
         if let Some(digits) = tokens.peek().and_then(|t| t.strip_prefix("PCA")) {
             let token = tokens.next().unwrap_or_default();
             transform = Some(TransformSpec::Pca { dims: number(token, digits, DIM_MAX)? });
         }
-        let mut ivf = None;
-        if let Some(digits) = tokens.peek().and_then(|t| t.strip_prefix("IVF")) {
+        let mut partition = None;
+        if let Some(rest) = tokens.peek().and_then(|t| t.strip_prefix("IVF")) {
             let token = tokens.next().unwrap_or_default();
-            ivf = Some(IvfSpec { n_lists: number(token, digits, N_LISTS_MAX)? });
+            partition = Some(ivf(token, rest)?);
         }
+        let ivf = partition;
         let token = tokens.next().unwrap_or_default();
         let place = match (transform, ivf) {
-            (None, None) => STAGES,
-            (Some(_), None) => "IVF<n_lists> or a scorer (RRR<rank>, SQ8, Flat) next",
-            _ => "a scorer next: RRR<rank>, SQ8 or Flat",
+            (None, None) => STAGES.to_owned(),
+            (Some(_), None) => format!("IVF<n_lists> or a scorer next: {SCORERS}"),
+            _ => format!("a scorer next: {SCORERS}"),
         };
         let scorer = scorer(token)?.ok_or_else(|| token_error(token, place))?;
         if ivf.is_none() && matches!(scorer, ScorerSpec::Rrr { .. }) {
@@ -273,6 +423,9 @@ impl fmt::Display for ScorerSpec {
         match *self {
             Self::Flat => f.write_str("Flat"),
             Self::Sq8 => f.write_str("SQ8"),
+            Self::Pq { m, bits, threshold: None } => write!(f, "PQ{m}x{}", bits.count()),
+            Self::Pq { m, bits, threshold: Some(THRESHOLD) } => write!(f, "APQ{m}x{}", bits.count()),
+            Self::Pq { m, bits, threshold: Some(t) } => write!(f, "APQ{m}x{}(T={t})", bits.count()),
             Self::Rrr { rank, a_bits, b_bits } => {
                 write_number(f, "RRR", rank)?;
                 match (a_bits, b_bits) {
@@ -285,6 +438,21 @@ impl fmt::Display for ScorerSpec {
     }
 }
 
+impl fmt::Display for IvfSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_number(f, "IVF", self.n_lists)?;
+        let mut options = Vec::new();
+        if let Some(spill) = self.spill {
+            options.push(spill.copies.map_or_else(|| "soar".to_owned(), |copies| format!("soar={copies}")));
+            if spill.lambda != LAMBDA {
+                options.push(format!("lambda={}", spill.lambda));
+            }
+        }
+        options.extend(self.threshold.map(|t| format!("T={t}")));
+        if options.is_empty() { Ok(()) } else { write!(f, "({})", options.join(",")) }
+    }
+}
+
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(TransformSpec::Pca { dims }) = self.transform {
@@ -292,8 +460,7 @@ impl fmt::Display for IndexSpec {
             f.write_str(",")?;
         }
         if let Some(ivf) = self.ivf {
-            write_number(f, "IVF", ivf.n_lists)?;
-            f.write_str(",")?;
+            write!(f, "{ivf},")?;
         }
         write!(f, "{}", self.scorer)?;
         match self.refine {
@@ -304,16 +471,23 @@ impl fmt::Display for IndexSpec {
 }
 
 impl IndexSpec {
+    /// Lists that hold each point, as far as it is said: 1 without `soar`.
+    pub(crate) fn n_copies(&self) -> usize {
+        let spill = self.ivf.and_then(|ivf| ivf.spill);
+        1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
+    }
+
     /// Fills in every number left out and checks all of them against `n` points of `d` dimensions.
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
+    /// - `soar`: COPIES, at most one fewer than there are lists.
     /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
     ///   below 16 dimensions there is none.
     ///
     /// # Errors
     /// [`SpecError::Range`] where a number is larger than the data allows.
-    pub fn resolve(&self, n: usize, d: usize) -> Result<Self, SpecError> {
+    pub fn resolve(&self, n: usize, d: usize, metric: Metric) -> Result<Self, SpecError> {
         let mut spec = *self;
         let mut s = d;
         if let Some(TransformSpec::Pca { dims }) = &mut spec.transform {
@@ -333,7 +507,7 @@ impl IndexSpec {
             }
             *dims = Some(s);
         }
-        if let Some(IvfSpec { n_lists }) = &mut spec.ivf {
+        if let Some(IvfSpec { n_lists, spill, .. }) = &mut spec.ivf {
             let l = n_lists.unwrap_or_else(|| default_n_lists(n));
             if l > n {
                 return Err(SpecError::Range {
@@ -343,6 +517,26 @@ impl IndexSpec {
                 });
             }
             *n_lists = Some(l);
+            if let Some(SpillSpec { copies, .. }) = spill {
+                let c = copies.unwrap_or_else(|| default_copies(metric).min(l - 1).max(1));
+                if c >= l {
+                    return Err(SpecError::Range {
+                        token: "soar",
+                        expected: format!("fewer copies than the {l} lists"),
+                        given: c,
+                    });
+                }
+                *copies = Some(c);
+            }
+        }
+        if let ScorerSpec::Pq { m, threshold, .. } = spec.scorer
+            && m > s
+        {
+            return Err(SpecError::Range {
+                token: if threshold.is_some() { "APQ" } else { "PQ" },
+                expected: format!("at most one subspace a scored dimension, {s}"),
+                given: m,
+            });
         }
         if let ScorerSpec::Rrr { rank, .. } = &mut spec.scorer {
             let r = rank.unwrap_or_else(|| 32.min(s / RANK_STEP * RANK_STEP).max(RANK_STEP));
@@ -370,6 +564,11 @@ fn default_n_lists(n: usize) -> usize {
     (1_usize << lg as u32).min(n).max(1)
 }
 
+/// Copies beside the first where `soar` gives no number.
+fn default_copies(metric: Metric) -> usize {
+    if metric.is_l2() { 1 } else { 2 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,6 +578,21 @@ mod tests {
         prop_oneof![Just(Bits::B4), Just(Bits::B8)]
     }
 
+    fn thresholds() -> impl Strategy<Value = Milli> {
+        (0..1000_u32).prop_map(Milli)
+    }
+
+    fn partitions() -> impl Strategy<Value = IvfSpec> {
+        let spill = (proptest::option::of(1..=SPILL_MAX), 0..=10_000_u32)
+            .prop_map(|(copies, lambda)| SpillSpec { copies, lambda: Milli(lambda) });
+        (
+            proptest::option::of(1..=N_LISTS_MAX),
+            proptest::option::of(spill),
+            proptest::option::of(thresholds()),
+        )
+            .prop_map(|(n_lists, spill, threshold)| IvfSpec { n_lists, spill, threshold })
+    }
+
     fn specs() -> impl Strategy<Value = IndexSpec> {
         let scorer = prop_oneof![
             Just(ScorerSpec::Flat),
@@ -386,17 +600,19 @@ mod tests {
             (proptest::option::of(1..=RANK_MAX / RANK_STEP), bits(), bits()).prop_map(
                 |(r, a_bits, b_bits)| { ScorerSpec::Rrr { rank: r.map(|r| r * RANK_STEP), a_bits, b_bits } }
             ),
+            (1..=DIM_MAX, bits(), proptest::option::of(thresholds()))
+                .prop_map(|(m, bits, threshold)| ScorerSpec::Pq { m, bits, threshold }),
         ];
         let refine = prop_oneof![Just(RowDtype::F32), Just(RowDtype::F16), Just(RowDtype::Sq8)];
         (
             proptest::option::of(proptest::option::of(1..=DIM_MAX)),
-            proptest::option::of(proptest::option::of(1..=N_LISTS_MAX)),
+            proptest::option::of(partitions()),
             scorer,
             proptest::option::of(refine),
         )
             .prop_map(|(pca, ivf, scorer, refine)| IndexSpec {
                 transform: pca.map(|dims| TransformSpec::Pca { dims }),
-                ivf: ivf.map(|n_lists| IvfSpec { n_lists }),
+                ivf,
                 scorer,
                 refine,
             })
@@ -438,6 +654,18 @@ mod tests {
             ("IVF99999999999999999999,Flat", "IVF99999999999999999999"),
             ("PCA+5,Flat", "PCA+5"),
             ("ivf10,Flat", "ivf10"),
+            ("IVF10(soar=8),Flat", "IVF10(soar=8)"),
+            ("IVF10(soar,soar),Flat", "IVF10(soar,soar)"),
+            ("IVF10(lambda=1),Flat", "IVF10(lambda=1)"),
+            ("IVF10(soar,lambda=-1),Flat", "IVF10(soar,lambda=-1)"),
+            ("IVF10(soar,Flat", "IVF10(soar,Flat"),
+            ("IVF10(T=1),Flat", "IVF10(T=1)"),
+            ("IVF10,PQx4", "PQx4"),
+            ("IVF10,PQ8", "PQ8"),
+            ("IVF10,PQ8x5", "PQ8x5"),
+            ("IVF10,PQ8x4(T=0.2)", "PQ8x4(T=0.2)"),
+            ("IVF10,APQ8x4(0.2)", "APQ8x4(0.2)"),
+            ("IVF10,APQ8x4(T=0.2222)", "APQ8x4(T=0.2222)"),
         ] {
             match text.parse::<IndexSpec>() {
                 Err(SpecError::Token { token: t, .. }) => assert_eq!(t, token, "in {text}"),
@@ -447,14 +675,25 @@ mod tests {
     }
 
     #[test]
+    fn defaults_are_not_written() {
+        for (text, canonical) in [
+            ("IVF9( soar = 2 ),APQ5x4(T=0.200)", None),
+            ("IVF9(lambda=1.0,soar=2),APQ5x4(T=0.200)", Some("IVF9(soar=2),APQ5x4")),
+            ("IVF9(T=0.25,lambda=1.50,soar),PQ5x8", Some("IVF9(soar,lambda=1.5,T=0.25),PQ5x8")),
+        ] {
+            assert_eq!(text.parse::<IndexSpec>().ok().map(|s| s.to_string()).as_deref(), canonical, "{text}");
+        }
+    }
+
+    #[test]
     fn resolve_fills_and_checks() {
         let spec: IndexSpec = "PCA,IVF,RRR,Refine(f16)".parse().unwrap();
-        assert_eq!(spec.resolve(60_000, 784).unwrap().to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
-        assert_eq!(spec.resolve(100, 24).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");
-        for bad in ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32"] {
+        assert_eq!(spec.resolve(60_000, 784, Metric::L2).unwrap().to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
+        assert_eq!(spec.resolve(100, 24, Metric::L2).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");
+        for bad in ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32", "IVF3(soar=3),Flat", "IVF1(soar),Flat", "PQ25x4"] {
             let spec: IndexSpec = bad.parse().unwrap();
-            assert!(matches!(spec.resolve(100, 24), Err(SpecError::Range { .. })), "{bad}");
+            assert!(matches!(spec.resolve(100, 24, Metric::L2), Err(SpecError::Range { .. })), "{bad}");
         }
-        assert!("IVF1,RRR".parse::<IndexSpec>().unwrap().resolve(3, 3).is_err());
+        assert!("IVF1,RRR".parse::<IndexSpec>().unwrap().resolve(3, 3, Metric::L2).is_err());
     }
 }

@@ -12,8 +12,8 @@ use std::cmp::Ordering;
 /// The id that stands where there is no neighbour.
 pub const NO_ID: u64 = u64::MAX;
 
-/// Free places a kernel may count on: at most four blocks of 16 points are appended at a time.
-pub(crate) const APPEND: usize = 64;
+/// Free places a kernel may count on: at most four blocks of 32 points are appended at a time.
+pub(crate) const APPEND: usize = 128;
 
 /// Room beyond `keep` below which a buffer would be cut too often for its threshold to pay:
 /// a cut costs about 1 µs per 256 entries.
@@ -44,6 +44,7 @@ pub(crate) struct Candidates {
     keep: usize,
     threshold: f32,
     packed: Vec<u64>,
+    places: Vec<u32>,
 }
 
 impl Candidates {
@@ -112,12 +113,48 @@ impl Candidates {
         self.threshold = self.scores[self.keep - 1];
     }
 
-    /// The positions held, by score and then by position.
-    pub fn sort_into(&mut self, out: &mut Vec<u32>) {
+    /// The positions held and their scores, by score and then by position.
+    pub fn sort_into(&mut self, out: &mut Vec<(u32, f32)>) {
         self.pack();
         self.packed.sort_unstable();
         out.clear();
-        out.extend(self.packed.iter().map(|&packed| low(packed)));
+        out.extend(self.packed.iter().map(|&packed| (low(packed), key_score((packed >> 32) as u32))));
+    }
+
+    /// From positions to points: each point stays once, with the best of its scores, and of those the best `keep`.
+    /// `copies`: positions a point has at most; there are enough points if `keep·copies` positions were kept.
+    pub fn merge(&mut self, keep: usize, point_of: impl Fn(u32) -> u32, id_of: &impl Fn(u32) -> u64) {
+        const FREE: u32 = u32::MAX;
+        // Open addressing, at most half full: the place of each point's entry by its hash.
+        let lg_places = (2 * self.len).next_power_of_two().max(2).ilog2();
+        let places = 1_usize << lg_places;
+        self.places.clear();
+        self.places.resize(places, FREE);
+        let mut n = 0;
+        for i in 0..self.len {
+            let (score, point) = (self.scores[i], point_of(self.positions[i]));
+            // Fibonacci hashing: the top bits of a product with 2³²/φ.
+            let mut place = (point.wrapping_mul(0x9e37_79b9) >> (32 - lg_places)) as usize;
+            loop {
+                let held = self.places[place];
+                if held == FREE {
+                    self.places[place] = u32::try_from(n).unwrap_or(FREE);
+                    self.positions[n] = point;
+                    self.scores[n] = score;
+                    n += 1;
+                    break;
+                }
+                if self.positions[held as usize] == point {
+                    let best = &mut self.scores[held as usize];
+                    *best = best.min(score);
+                    break;
+                }
+                place = (place + 1) & (places - 1);
+            }
+        }
+        self.len = n;
+        self.keep = keep;
+        self.cut(id_of);
     }
 
     fn pack(&mut self) {
@@ -167,6 +204,37 @@ mod tests {
             got.sort_by(|a, b| compare(*a, *b));
             let mut want: Vec<(f32, u64)> =
                 scores.iter().enumerate().map(|(i, &s)| (s, id_of(u32::try_from(i).unwrap()))).collect();
+            want.sort_by(|a, b| compare(*a, *b));
+            want.truncate(keep);
+            prop_assert_eq!(got, want);
+        }
+
+        #[test]
+        fn merging_keeps_the_best_of_each_point(
+            scores in proptest::collection::vec(-8_i32..8, 0..600),
+            copies in 1_u32..4,
+            keep in 1_usize..100,
+        ) {
+            let scores: Vec<f32> = scores.into_iter().map(|s| s as f32 / 4.0).collect();
+            let n_points = u32::try_from(scores.len()).unwrap().div_ceil(copies).max(1);
+            let point_of = |position: u32| position % n_points;
+            let id_of = |point: u32| u64::from(9000 - point);
+            let mut kept = Candidates::default();
+            kept.reset(keep * copies as usize);
+            for (i, &s) in scores.iter().enumerate() {
+                kept.push(s, u32::try_from(i).unwrap(), &|position| id_of(point_of(position)));
+            }
+            kept.cut(&|position| id_of(point_of(position)));
+            kept.merge(keep, point_of, &id_of);
+            let mut got: Vec<(f32, u64)> =
+                kept.positions().iter().zip(kept.scores()).map(|(&p, &s)| (s, id_of(p))).collect();
+            got.sort_by(|a, b| compare(*a, *b));
+            let mut best = std::collections::BTreeMap::new();
+            for (i, &s) in scores.iter().enumerate() {
+                let held = best.entry(id_of(point_of(u32::try_from(i).unwrap()))).or_insert(s);
+                *held = held.min(s);
+            }
+            let mut want: Vec<(f32, u64)> = best.into_iter().map(|(id, s)| (s, id)).collect();
             want.sort_by(|a, b| compare(*a, *b));
             want.truncate(keep);
             prop_assert_eq!(got, want);

@@ -7,7 +7,7 @@ use crate::{
     simd::Simd,
     stage::{
         rerank, router,
-        scorer::{self, Scorer, ScorerQuery, rrr},
+        scorer::{self, Scorer, ScorerQuery, pq, rrr},
         transform,
     },
     topk::{Candidates, compare},
@@ -23,7 +23,8 @@ pub(super) struct Scratch {
     q: Vec<f32>,
     query: ScorerQuery,
     routed: Candidates,
-    lists: Vec<u32>,
+    /// Lists to read, and the router's scores of them.
+    probes: Vec<(u32, f32)>,
     kept: Candidates,
     rrr: rrr::cpu::RrrScratch,
     exact_query: RowQuery,
@@ -55,7 +56,7 @@ fn one<V: Vectors>(
     scores: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let id_of = |position: u32| model.lists.ids().get(position);
+    let id_of = |position: u32| model.lists.id_at(position);
     match &model.transform {
         Some(pca) => transform::cpu::project(simd, pca, &scratch.q, &mut scratch.query.reduced),
         None => scratch.query.reduced.clone_from(&scratch.q),
@@ -71,22 +72,24 @@ fn one<V: Vectors>(
         Some(router) => {
             let n_probe = request.effort.n_probe;
             let asked = (n_probe + model.lists.n_empty()).min(model.lists.len());
-            router::cpu::route(simd, router, &query.blocks, asked, &mut scratch.routed, &mut scratch.lists);
+            router::cpu::route(simd, router, &query.blocks, asked, &mut scratch.routed, &mut scratch.probes);
             if model.lists.n_empty() > 0 {
-                scratch.lists.retain(|&list| !model.lists.range(list as usize).is_empty());
-                scratch.lists.truncate(n_probe);
+                scratch.probes.retain(|&(list, _)| !model.lists.range(list as usize).is_empty());
+                scratch.probes.truncate(n_probe);
             }
         }
         None => {
-            scratch.lists.clear();
-            scratch.lists.push(0);
+            scratch.probes.clear();
+            scratch.probes.push((0, 0.0));
         }
     }
-    scratch.kept.reset(request.effort.n_rerank);
+    let (n_rerank, n_copies) = (request.effort.n_rerank, model.lists.sizes().n_copies);
+    // Among so many positions there are n_rerank points.
+    scratch.kept.reset(n_rerank * n_copies);
     match &model.scorer {
         Scorer::Rrr(rrr) => {
-            for (i, &list) in scratch.lists.iter().enumerate() {
-                if let Some(&next) = scratch.lists.get(i + 1) {
+            for (i, &(list, _)) in scratch.probes.iter().enumerate() {
+                if let Some(&(next, _)) = scratch.probes.get(i + 1) {
                     rrr::cpu::prefetch(rrr, next as usize);
                 }
                 let list = list as usize;
@@ -94,9 +97,20 @@ fn one<V: Vectors>(
                 rrr::cpu::scan(simd, rrr, list, range, query, &mut scratch.rrr, &mut scratch.kept, &id_of);
             }
         }
+        Scorer::Pq(pq) => {
+            pq::cpu::prepare(simd, pq, &query.reduced, &mut query.tables);
+            for (i, &(list, base)) in scratch.probes.iter().enumerate() {
+                if let Some(&(next, _)) = scratch.probes.get(i + 1) {
+                    pq::cpu::prefetch(pq, next as usize);
+                }
+                let list = list as usize;
+                let range = model.lists.range(list);
+                pq::cpu::scan(simd, pq, list, range, &query.tables, base, &mut scratch.kept, &id_of);
+            }
+        }
         Scorer::Rows(rows) => {
             rows.prepare(model.metric, &query.reduced, &mut query.rows);
-            for &list in &scratch.lists {
+            for &(list, _) in &scratch.probes {
                 let range = model.lists.range(list as usize);
                 scorer::rows::cpu::scan(
                     simd,
@@ -111,13 +125,17 @@ fn one<V: Vectors>(
         }
     }
     scratch.kept.cut(&id_of);
+    let id_of = |point: u32| model.lists.ids().get(point);
+    if n_copies > 1 {
+        scratch.kept.merge(n_rerank, |position| model.lists.point(position), &id_of);
+    }
+    let points = scratch.kept.positions();
     scratch.exact.clear();
     let exact = &mut scratch.exact;
     if let Some(rows) = &model.refine {
         rows.prepare(model.metric, &scratch.q, &mut scratch.exact_query);
-        let positions = scratch.kept.positions();
-        rerank::cpu::scores(simd, rows, model.metric, &scratch.exact_query, positions, |position, score| {
-            exact.push((score, id_of(u32::try_from(position).unwrap_or(u32::MAX))));
+        rerank::cpu::scores(simd, rows, model.metric, &scratch.exact_query, points, |point, score| {
+            exact.push((score, id_of(u32::try_from(point).unwrap_or(u32::MAX))));
         });
     } else {
         let missing = if model.metric.is_l2() && model.scorer.omits_query_norm() {
@@ -125,8 +143,8 @@ fn one<V: Vectors>(
         } else {
             0.0
         };
-        let found = scratch.kept.positions().iter().zip(scratch.kept.scores());
-        exact.extend(found.map(|(&position, &score)| (score + missing, id_of(position))));
+        let found = points.iter().zip(scratch.kept.scores());
+        exact.extend(found.map(|(&point, &score)| (score + missing, id_of(point))));
     }
     if exact.len() > request.k {
         exact.select_nth_unstable_by(request.k - 1, |a, b| compare(*a, *b));

@@ -1,12 +1,14 @@
 //! The pipeline's meaning: every stage by its reference, everything scored, everything sorted.
 
+use std::collections::HashSet;
+
 use super::{Request, SearchError};
 use crate::{
     block::BlockQuery,
     index::Model,
     stage::{
         rerank, router,
-        scorer::{Scorer, rrr},
+        scorer::{Scorer, pq, rrr},
         transform,
     },
     topk::compare,
@@ -33,30 +35,41 @@ pub(super) fn search<V: Vectors>(
         let lists = match &model.router {
             Some(router) => {
                 let all = router::reference::route(router, &blocks, model.lists.len());
-                let filled = all.into_iter().filter(|&list| !model.lists.range(list).is_empty());
+                let filled = all.into_iter().filter(|&(list, _)| !model.lists.range(list).is_empty());
                 filled.take(request.effort.n_probe).collect()
             }
-            None => vec![0],
+            None => vec![(0, 0.0)],
+        };
+        let tables = match &model.scorer {
+            Scorer::Pq(pq) => Some(pq::reference::tables(pq, &reduced)),
+            _ => None,
         };
         let mut found: Vec<(f32, u64, u32)> = Vec::new();
-        for list in lists {
+        for (list, base) in lists {
             let range = model.lists.range(list);
             let scores: Vec<f32> = match &model.scorer {
+                Scorer::Pq(pq) => {
+                    let tables = tables.as_ref().map(|t| pq::reference::scores(pq, list, range.len(), t, base));
+                    tables.unwrap_or_default()
+                }
                 Scorer::Rrr(rrr) => rrr::reference::scores(rrr, list, range.len(), &reduced, &blocks),
                 Scorer::Rows(rows) => {
                     range.clone().map(|p| rows.score_reference(model.metric, &reduced, p)).collect()
                 }
             };
             for (position, score) in range.zip(scores) {
-                let position = u32::try_from(position).unwrap_or(u32::MAX);
-                found.push((score, model.lists.ids().get(position), position));
+                let point = model.lists.point(u32::try_from(position).unwrap_or(u32::MAX));
+                found.push((score, model.lists.ids().get(point), point));
             }
         }
         found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
+        // Of a point's copies the best.
+        let mut seen = HashSet::new();
+        found.retain(|&(_, id, _)| seen.insert(id));
         found.truncate(request.effort.n_rerank);
         if let Some(rows) = &model.refine {
-            let positions: Vec<u32> = found.iter().map(|f| f.2).collect();
-            let exact = rerank::reference::scores(rows, model.metric, &q, &positions);
+            let points: Vec<u32> = found.iter().map(|f| f.2).collect();
+            let exact = rerank::reference::scores(rows, model.metric, &q, &points);
             for (found, exact) in found.iter_mut().zip(exact) {
                 found.0 = exact;
             }

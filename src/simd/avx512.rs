@@ -195,8 +195,8 @@ pub unsafe fn scan_blocks(
     let (mut seen, mut written) = (start, 0_usize);
     while seen < run.n_vectors && written + APPEND <= scores.len() {
         let block = seen / BLOCK;
-        // SAFETY: by 2, as many blocks stand at `block`. APPEND = 64 places are free, and each of at most
-        // four blocks writes one register of 16 and then moves on by its survivors.
+        // SAFETY: by 2, as many blocks stand at `block`. APPEND places are free, and each of at most four
+        // blocks writes one register of 16 and then moves on by its survivors.
         unsafe {
             let mut keep = |tile: &[__m512]| {
                 for (t, &score) in tile.iter().enumerate() {

@@ -24,7 +24,14 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pq;
+#[cfg(target_arch = "aarch64")]
+mod pq_neon;
+#[cfg(target_arch = "x86_64")]
+mod pq_x86;
 mod scalar;
+
+pub(crate) use pq::PqRun;
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +50,8 @@ enum Level {
     Avx2Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
 }
 
 /// A run of blocks and the query they meet.
@@ -100,7 +109,7 @@ macro_rules! dispatch {
             Level::Avx2Vnni => unsafe { avx2::vnni::$kernel($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::$kernel($($arg),*) },
+            Level::Avx512 | Level::Avx512Vbmi => unsafe { avx512::$kernel($($arg),*) },
         }
     };
 }
@@ -137,6 +146,9 @@ impl Simd {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 levels.push(Self(Level::Avx512));
+                if is_x86_feature_detected!("avx512vbmi") {
+                    levels.push(Self(Level::Avx512Vbmi));
+                }
             }
         }
         levels
@@ -149,7 +161,7 @@ impl Simd {
     }
 
     /// The token of this name, if the machine has it: `scalar`, `avx2`, `avx2-vnni`, `avx512-vnni`,
-    /// `neon`, `neon-dotprod`.
+    /// `avx512-vbmi`, `neon`, `neon-dotprod`.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         Self::available().into_iter().find(|simd| simd.name() == name)
@@ -170,6 +182,8 @@ impl Simd {
             Level::Avx2Vnni => "avx2-vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vbmi => "avx512-vbmi",
         }
     }
 

@@ -5,14 +5,21 @@
 //! centroid; for products centroids have unit length and a point belongs to the one of largest product
 //! (spherical k-means, Dhillon & Modha 2001). Either way the best list maximises `⟨x, c⟩ − b(c)`, with
 //! `b = ‖c‖²/2` for l2 and 0 for products, so an assignment is one matrix product and a row-wise maximum:
-//! `2·n·L·s` operations.
+//! `2·n·L·s` operations. Centroids may also minimise the score-aware loss (`score_aware.rs`), which the same
+//! products decide.
+//!
+//! [`Centroids::spill`] gives points further lists by SOAR's loss (Sun et al., "SOAR: Improved Indexing for
+//! Approximate Nearest Neighbor Search", NeurIPS 2023, Theorem 3.1).
 
 use std::ops::Range;
 
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{linalg, sample};
+use super::{
+    linalg, sample,
+    score_aware::{ScoreAware, conjugate_gradient},
+};
 
 /// Rows of one matrix product: with 1 024 lists its scores fill half a megabyte, so they stay in cache.
 const CHUNK: usize = 128;
@@ -20,37 +27,54 @@ const CHUNK: usize = 128;
 /// Rounds of Lloyd's iteration: how many, and on how many sampled points a list. Ten rounds on 256 points a
 /// list took 1.75 times as long (115 659 points of 192 dimensions, 1 024 lists) and changed recall at equal
 /// lists by less than 0.002.
-const ROUNDS: [(usize, usize); 3] = [(6, 32), (2, 64), (2, 128)];
+pub(crate) const LIST_ROUNDS: [(usize, usize); 3] = [(6, 32), (2, 64), (2, 128)];
 
 /// Lloyd iterations in all.
-pub(crate) const ITERATIONS: usize = ROUNDS[0].0 + ROUNDS[1].0 + ROUNDS[2].0;
+pub(crate) const ITERATIONS: usize = LIST_ROUNDS[0].0 + LIST_ROUNDS[1].0 + LIST_ROUNDS[2].0;
+
+/// Steps of conjugate gradients that settle a centroid: it starts from the last round's, and the system's condition
+/// is η, about 10.
+const CENTROID_STEPS: usize = 12;
+
+/// What centroids minimise over their points.
+#[derive(Clone, Copy)]
+pub(crate) enum Objective {
+    /// Squared distance.
+    Distance,
+    /// Angle: centroids have unit length.
+    Angle,
+    /// The score-aware loss, and whether queries look for products: the router's biases follow the metric.
+    ScoreAware(ScoreAware, bool),
+}
 
 /// Centroids, `[n_lists, s]` row-major, and each one's bias.
 pub(crate) struct Centroids {
     pub values: Vec<f32>,
     pub s: usize,
+    objective: Objective,
+    /// A query takes the lists of largest `⟨q, c⟩ − bias`.
     bias: Vec<f32>,
+    /// `‖c‖²/2`.
+    half_norms: Vec<f32>,
 }
 
 impl Centroids {
-    fn new(values: Vec<f32>, s: usize, spherical: bool) -> Self {
-        let mut centroids = Self { values, s, bias: Vec::new() };
-        centroids.settle(spherical);
+    fn new(values: Vec<f32>, s: usize, objective: Objective) -> Self {
+        let mut centroids = Self { values, s, objective, bias: Vec::new(), half_norms: Vec::new() };
+        centroids.settle();
         centroids
     }
 
-    /// Scales to unit length for products; recomputes the biases.
-    fn settle(&mut self, spherical: bool) {
-        if spherical {
+    /// Scales to unit length where the objective is the angle; recomputes the biases.
+    fn settle(&mut self) {
+        if matches!(self.objective, Objective::Angle) {
             for row in self.values.chunks_exact_mut(self.s) {
                 normalise(row);
             }
         }
-        self.bias = self
-            .values
-            .chunks_exact(self.s)
-            .map(|row| if spherical { 0.0 } else { squared_norm(row) / 2.0 })
-            .collect();
+        self.half_norms = self.values.chunks_exact(self.s).map(|row| squared_norm(row) / 2.0).collect();
+        let is_product = matches!(self.objective, Objective::Angle | Objective::ScoreAware(_, true));
+        self.bias = if is_product { vec![0.0; self.half_norms.len()] } else { self.half_norms.clone() };
     }
 
     /// Number of centroids.
@@ -58,10 +82,10 @@ impl Centroids {
         self.bias.len()
     }
 
-    /// One round of Lloyd's iteration: every centroid moves to the mean of its points among `chosen`.
-    fn improve(&mut self, points: &[f32], chosen: &[usize], spherical: bool) {
-        let s = self.s;
-        let assigned = self.assign(chosen.len(), 1, |range, rows| {
+    /// One round of Lloyd's iteration: every centroid moves to the best place for its points among `chosen`.
+    fn improve(&mut self, points: &[f32], chosen: &[usize]) {
+        let (s, objective) = (self.s, self.objective);
+        let assigned = self.assign(chosen.len(), |range, rows| {
             for &i in &chosen[range] {
                 rows.extend_from_slice(&points[i * s..(i + 1) * s]);
             }
@@ -71,6 +95,11 @@ impl Centroids {
             let members = &order[offsets[list]..offsets[list + 1]];
             if members.is_empty() {
                 return;
+            }
+            if let Objective::ScoreAware(loss, _) = objective {
+                let members: Vec<&[f32]> =
+                    members.iter().map(|&i| &points[chosen[i as usize] * s..][..s]).collect();
+                return score_aware_mean(&loss, &members, mean, CENTROID_STEPS);
             }
             mean.fill(0.0);
             for &i in members {
@@ -83,19 +112,108 @@ impl Centroids {
             }
         });
         refill_empty(&mut self.values, s, &offsets);
-        self.settle(spherical);
+        self.settle();
     }
 
-    /// The `top` best lists of each point, best first: `[n, top]` row-major.
+    /// The `top` lists that a query at each point would read first, best first: `[n, top]` row-major.
     pub fn nearest(&self, points: &[f32], top: usize) -> Vec<u32> {
-        let s = self.s;
-        self.assign(points.len() / s, top, |range, rows| {
-            rows.extend_from_slice(&points[range.start * s..range.end * s]);
+        self.rank(points.len() / self.s, top, self.reader(points), |_, scores| {
+            for (score, bias) in scores.iter_mut().zip(&self.bias) {
+                *score -= bias;
+            }
         })
     }
 
-    /// The `top` best lists of `n` points, which `read` appends to a buffer range by range.
-    fn assign(&self, n: usize, top: usize, read: impl Fn(Range<usize>, &mut Vec<f32>) + Sync) -> Vec<u32> {
+    /// The list of each point: the one of least loss.
+    pub fn lists_of(&self, points: &[f32]) -> Vec<u32> {
+        self.assign(points.len() / self.s, self.reader(points))
+    }
+
+    /// Reads ranges of all points.
+    fn reader<'a>(&self, points: &'a [f32]) -> impl Fn(Range<usize>, &mut Vec<f32>) + Sync + use<'a> {
+        let s = self.s;
+        move |range, rows| rows.extend_from_slice(&points[range.start * s..range.end * s])
+    }
+
+    /// The list of least loss for each of `n` points, which `read` appends to a buffer range by range.
+    fn assign(&self, n: usize, read: impl Fn(Range<usize>, &mut Vec<f32>) + Sync) -> Vec<u32> {
+        self.rank(n, 1, read, |x, scores| match &self.objective {
+            Objective::ScoreAware(loss, _) => {
+                let norm = squared_norm(x).sqrt();
+                let (excess, inverse) = (loss.excess(norm), if norm > 0.0 { 1.0 / norm } else { 0.0 });
+                for (score, half_norm) in scores.iter_mut().zip(&self.half_norms) {
+                    let along = norm - *score * inverse;
+                    *score -= half_norm + 0.5 * excess * along * along;
+                }
+            }
+            _ => {
+                for (score, bias) in scores.iter_mut().zip(&self.bias) {
+                    *score -= bias;
+                }
+            }
+        })
+    }
+
+    /// Further lists for every point, `copies` each, `[n, copies]` row-major; `lists`: the list each is in.
+    ///
+    /// A copy enters the list of least `‖x − c‖² + λ·Σ ⟨r̂, x − c⟩²` over the unit residuals r̂ of the copies before it: a
+    /// query that misses x in those lists because it lies along their residuals finds it here.
+    pub fn spill(&self, points: &[f32], lists: &[u32], copies: usize, lambda: f32) -> Vec<u32> {
+        let (s, n_lists) = (self.s, self.len());
+        let centroids = linalg::rows(&self.values, n_lists, s);
+        let mut out = vec![0; lists.len() * copies];
+        out.par_chunks_mut(CHUNK * copies).enumerate().for_each(|(chunk, out)| {
+            let n = out.len() / copies;
+            let mut rows = points[chunk * CHUNK * s..][..n * s].to_vec();
+            if matches!(self.objective, Objective::Angle) {
+                rows.chunks_exact_mut(s).for_each(normalise);
+            }
+            let mut last = lists[chunk * CHUNK..][..n].to_vec();
+            // −loss/2, up to ‖x‖²/2.
+            let mut scores = vec![0.0; n * n_lists];
+            linalg::product(linalg::rows(&rows, n, s), centroids.transpose(), &mut scores);
+            for (scores, &own) in scores.chunks_exact_mut(n_lists).zip(&last) {
+                for (score, half_norm) in scores.iter_mut().zip(&self.half_norms) {
+                    *score -= half_norm;
+                }
+                scores[own as usize] = f32::NEG_INFINITY;
+            }
+            let (mut residuals, mut along) = (vec![0.0; n * s], vec![0.0; n * n_lists]);
+            for copy in 0..copies {
+                for ((residual, x), &list) in
+                    residuals.chunks_exact_mut(s).zip(rows.chunks_exact(s)).zip(&last)
+                {
+                    let c = &self.values[list as usize * s..][..s];
+                    for ((r, x), c) in residual.iter_mut().zip(x).zip(c) {
+                        *r = x - c;
+                    }
+                    normalise(residual);
+                }
+                linalg::product(linalg::rows(&residuals, n, s), centroids.transpose(), &mut along);
+                for i in 0..n {
+                    let scores = &mut scores[i * n_lists..][..n_lists];
+                    let own: f32 =
+                        residuals[i * s..][..s].iter().zip(&rows[i * s..]).map(|(r, x)| r * x).sum();
+                    for (score, along) in scores.iter_mut().zip(&along[i * n_lists..]) {
+                        *score -= 0.5 * lambda * (own - along) * (own - along);
+                    }
+                    // The best list is spent, so that no later copy takes it.
+                    best(scores, &mut last[i..=i]);
+                    out[i * copies + copy] = last[i];
+                }
+            }
+        });
+        out
+    }
+
+    /// The `top` best lists of `n` points by `settle(point, products)`, best first.
+    fn rank(
+        &self,
+        n: usize,
+        top: usize,
+        read: impl Fn(Range<usize>, &mut Vec<f32>) + Sync,
+        settle: impl Fn(&[f32], &mut [f32]) + Sync,
+    ) -> Vec<u32> {
         let mut out = vec![0; n * top];
         let centroids = linalg::rows(&self.values, self.len(), self.s);
         out.par_chunks_mut(CHUNK * top).enumerate().for_each_init(
@@ -106,10 +224,9 @@ impl Centroids {
                 read(chunk * CHUNK..chunk * CHUNK + n, rows);
                 let scores = &mut scores[..n * self.len()];
                 linalg::product(linalg::rows(rows, n, self.s), centroids.transpose(), scores);
-                for (out, scores) in out.chunks_exact_mut(top).zip(scores.chunks_exact_mut(self.len())) {
-                    for (score, bias) in scores.iter_mut().zip(&self.bias) {
-                        *score -= bias;
-                    }
+                let lists = out.chunks_exact_mut(top).zip(scores.chunks_exact_mut(self.len()));
+                for (row, (out, scores)) in rows.chunks_exact(self.s).zip(lists) {
+                    settle(row, scores);
                     best(scores, out);
                 }
             },
@@ -137,12 +254,42 @@ fn best(scores: &mut [f32], out: &mut [u32]) {
     }
 }
 
-/// Trains `n_lists` centroids on `points`, `[n, s]` row-major; `step` is called once an iteration.
+/// Moves a centroid to the least score-aware loss over its members (Theorem 4.2, whose right side as printed has h⊥
+/// where the gradient's zero has h∥): `(Σ I + (η − 1)·uuᵀ)·c = Σ η·x` with `u = x/‖x‖`.
+fn score_aware_mean(loss: &ScoreAware, members: &[&[f32]], centroid: &mut [f32], steps: usize) {
+    let mut right = vec![0.0; centroid.len()];
+    // (η − 1)/‖x‖².
+    let mut weights = Vec::with_capacity(members.len());
+    for x in members {
+        let norm2 = squared_norm(x);
+        let excess = loss.excess(norm2.sqrt());
+        weights.push(if norm2 > 0.0 { excess / norm2 } else { 0.0 });
+        for (sum, v) in right.iter_mut().zip(*x) {
+            *sum += (1.0 + excess) * v;
+        }
+    }
+    let apply = |c: &[f32], out: &mut [f32]| {
+        for (out, c) in out.iter_mut().zip(c) {
+            *out = members.len() as f32 * c;
+        }
+        for (x, weight) in members.iter().zip(&weights) {
+            let product: f32 = x.iter().zip(c).map(|(x, c)| x * c).sum();
+            for (out, v) in out.iter_mut().zip(*x) {
+                *out += weight * product * v;
+            }
+        }
+    };
+    conjugate_gradient(apply, &right, centroid, steps, 1e-5);
+}
+
+/// Trains `n_lists` centroids on `points`, `[n, s]` row-major; `rounds`: iterations, and sampled points a list for them;
+/// `step` is called once an iteration.
 pub(crate) fn train(
     points: &[f32],
     s: usize,
     n_lists: usize,
-    spherical: bool,
+    objective: Objective,
+    rounds: &[(usize, usize)],
     rng: &mut ChaCha8Rng,
     step: impl Fn(usize),
 ) -> Centroids {
@@ -150,12 +297,12 @@ pub(crate) fn train(
     let row = |i: usize| &points[i * s..(i + 1) * s];
     let seeds = sample(rng, n, n_lists);
     let seeds = seeds.iter().flat_map(|&i| row(i).iter().copied()).collect();
-    let mut centroids = Centroids::new(seeds, s, spherical);
+    let mut centroids = Centroids::new(seeds, s, objective);
     let mut done = 0;
-    for (rounds, points_per_list) in ROUNDS {
+    for &(rounds, points_per_list) in rounds {
         let chosen = sample(rng, n, points_per_list * n_lists);
         for _ in 0..rounds {
-            centroids.improve(points, &chosen, spherical);
+            centroids.improve(points, &chosen);
             done += 1;
             step(done);
         }
@@ -235,7 +382,7 @@ mod tests {
         let centres: Vec<f32> = (0..8 * 4).map(|_| 10.0 * normal(&mut rng)).collect();
         let points: Vec<f32> =
             (0..800 * 4).map(|i| centres[(i / 4 % 8) * 4 + i % 4] + 0.01 * normal(&mut rng)).collect();
-        let found = train(&points, 4, 16, false, &mut rng, |_| ());
+        let found = train(&points, 4, 16, Objective::Distance, &LIST_ROUNDS, &mut rng, |_| ());
         let lists = found.nearest(&points, 1);
         for (i, &list) in lists.iter().enumerate() {
             let centroid = &found.values[list as usize * 4..][..4];
@@ -247,9 +394,113 @@ mod tests {
     #[test]
     fn more_lists_than_distinct_points() {
         let points = vec![1.0; 20 * 3];
-        let found = train(&points, 3, 10, true, &mut generator(3, "test"), |_| ());
+        let rng = &mut generator(3, "test");
+        let found = train(&points, 3, 10, Objective::Angle, &LIST_ROUNDS, rng, |_| ());
         assert!(found.values.iter().all(|v| v.is_finite()));
         assert!(found.nearest(&points, 1).iter().all(|&l| l < 10));
+    }
+
+    /// Sum of the score-aware loss of points at their centroids.
+    fn loss_of(loss: &ScoreAware, points: &[f32], centroids: &Centroids, lists: &[u32]) -> f64 {
+        let s = centroids.s;
+        let one = |x: &[f32], c: &[f32]| {
+            let norm = squared_norm(x).sqrt();
+            let (mut whole, mut along) = (0.0, 0.0);
+            for (x, c) in x.iter().zip(c) {
+                whole += f64::from(x - c).powi(2);
+                along += f64::from((x - c) * x / norm);
+            }
+            whole + f64::from(loss.excess(norm)) * along * along
+        };
+        let centroid = |l: u32| &centroids.values[l as usize * s..][..s];
+        points.chunks_exact(s).zip(lists).map(|(x, &l)| one(x, centroid(l))).sum()
+    }
+
+    #[test]
+    fn score_aware_rounds_never_raise_the_loss() {
+        let mut rng = generator(5, "test");
+        let (n, s) = (600, 12);
+        let points: Vec<f32> =
+            (0..n * s).map(|i| normal(&mut rng) + if i % s == 0 { 3.0 } else { 0.0 }).collect();
+        let loss = ScoreAware::new(0.3, &points, s);
+        let seeds = points[..20 * s].to_vec();
+        let mut centroids = Centroids::new(seeds, s, Objective::ScoreAware(loss, true));
+        let all: Vec<usize> = (0..n).collect();
+        let mut lists = centroids.lists_of(&points);
+        let mut last = loss_of(&loss, &points, &centroids, &lists);
+        let first = last;
+        for _ in 0..6 {
+            centroids.improve(&points, &all);
+            let moved = loss_of(&loss, &points, &centroids, &lists);
+            lists = centroids.lists_of(&points);
+            let assigned = loss_of(&loss, &points, &centroids, &lists);
+            assert!(moved <= last * 1.00001 && assigned <= moved * 1.00001, "{last} → {moved} → {assigned}");
+            last = assigned;
+        }
+        assert!(last < 0.9 * first);
+    }
+
+    #[test]
+    fn the_closed_form_is_the_minimum() {
+        let mut rng = generator(6, "test");
+        let s = 7;
+        let points: Vec<f32> = (0..40 * s).map(|_| normal(&mut rng) + 1.0).collect();
+        let loss = ScoreAware::new(0.4, &points, s);
+        let members: Vec<&[f32]> = points.chunks_exact(s).collect();
+        let mut centroid = vec![0.0; s];
+        score_aware_mean(&loss, &members, &mut centroid, 100);
+        let of = |c: &[f32]| {
+            let centroids = Centroids::new(c.to_vec(), s, Objective::ScoreAware(loss, true));
+            loss_of(&loss, &points, &centroids, &vec![0; members.len()])
+        };
+        let least = of(&centroid);
+        for i in 0..s {
+            for step in [-1e-2, 1e-2] {
+                let mut moved = centroid.clone();
+                moved[i] += step;
+                assert!(of(&moved) > least, "dimension {i}, {step}");
+            }
+        }
+        // With h⊥ on the right side, as printed, the solution shrinks and the loss is larger.
+        let printed: Vec<f32> = centroid.iter().map(|c| c * 0.9).collect();
+        assert!(of(&printed) > least);
+    }
+
+    #[test]
+    fn copies_minimise_soars_loss() {
+        let mut rng = generator(8, "test");
+        let (n, s, n_lists, copies) = (300, 10, 24, 3);
+        let points: Vec<f32> = (0..n * s).map(|_| normal(&mut rng)).collect();
+        let rounds = [(4, 100)];
+        let found = train(&points, s, n_lists, Objective::Distance, &rounds, &mut rng, |_| ());
+        let lists = found.lists_of(&points);
+        let lambda = 1.5;
+        let spilled = found.spill(&points, &lists, copies, lambda);
+        for (i, x) in points.chunks_exact(s).enumerate() {
+            let residual = |l: u32| -> Vec<f64> {
+                let c = &found.values[l as usize * s..][..s];
+                x.iter().zip(c).map(|(x, c)| f64::from(x - c)).collect()
+            };
+            let mut taken = vec![lists[i]];
+            for &got in &spilled[i * copies..][..copies] {
+                let loss = |l: u32| {
+                    let r = residual(l);
+                    let penalty: f64 = taken
+                        .iter()
+                        .map(|&t| {
+                            let other = residual(t);
+                            let norm = other.iter().map(|v| v * v).sum::<f64>();
+                            other.iter().zip(&r).map(|(a, b)| a * b).sum::<f64>().powi(2) / norm
+                        })
+                        .sum();
+                    r.iter().map(|v| v * v).sum::<f64>() + f64::from(lambda) * penalty
+                };
+                let open = (0..24).filter(|l| !taken.contains(l));
+                let least = open.map(loss).fold(f64::INFINITY, f64::min);
+                assert!(!taken.contains(&got) && loss(got) <= least * 1.0001, "point {i}");
+                taken.push(got);
+            }
+        }
     }
 
     #[test]

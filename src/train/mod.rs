@@ -1,4 +1,4 @@
-//! What training needs beside the stages: matrix products, k-means, rotations.
+//! What training needs beside the stages: matrix products, k-means, rotations, the score-aware loss.
 //!
 //! Every random choice comes from one seed, and work is cut into pieces whose size does not depend on the
 //! number of threads, so a build gives the same bytes on one thread and on many.
@@ -6,6 +6,7 @@
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 pub(crate) mod rotation;
+pub(crate) mod score_aware;
 
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;

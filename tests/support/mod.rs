@@ -9,7 +9,7 @@ use nearfield::{Device, Hits, Index, IndexSpec, Metric, SearchParams, Simd, Vect
 pub const METRICS: [Metric; 3] = [Metric::Ip, Metric::Cosine, Metric::L2];
 
 /// Every kind of stage, small.
-pub const SPECS: [&str; 11] = [
+pub const SPECS: [&str; 19] = [
     "Flat",
     "SQ8",
     "IVF6,Flat",
@@ -21,6 +21,14 @@ pub const SPECS: [&str; 11] = [
     "PCA18,IVF6,RRR16x4,Refine(f16)",
     "IVF3,RRR16x4x8,Refine(sq8)",
     "PCA16,IVF1,RRR16x8x4,Refine(f32)",
+    "PQ5x4",
+    "IVF6,PQ8x8",
+    "PCA15,IVF5,APQ7x4,Refine(f16)",
+    "IVF7(T=0.3),APQ3x8(T=0.4),Refine(f32)",
+    "IVF6(soar),RRR16,Refine(f16)",
+    "IVF5(soar=2,lambda=0.5),SQ8",
+    "PCA10,IVF8(soar=3),Flat,Refine(sq8)",
+    "IVF9(soar=1,T=0.2),APQ6x4",
 ];
 
 /// Numbers that look random, the same everywhere.

@@ -7,14 +7,14 @@ use crate::{
     topk::Candidates,
 };
 
-/// The `n_probe` best lists, best first.
+/// The `n_probe` best lists and their scores, best first.
 pub(crate) fn route(
     simd: Simd,
     router: &Router,
     query: &BlockQuery,
     n_probe: usize,
     kept: &mut Candidates,
-    lists: &mut Vec<u32>,
+    lists: &mut Vec<(u32, f32)>,
 ) {
     let run = BlockRun {
         shape: router.shape,

@@ -29,6 +29,14 @@ pub(crate) struct Router {
     metric: Metric,
 }
 
+/// Centroids as a router's scores have them.
+pub(crate) struct Rounded {
+    /// `[n_lists, s]` row-major.
+    pub values: Vec<f32>,
+    /// The term that l2 scores hold beside the product; zeros for products.
+    pub norms: Vec<f32>,
+}
+
 fn shape(s: usize, metric: Metric) -> BlockShape {
     BlockShape::new(s - 1, Bits::B8, metric.is_l2())
 }
@@ -51,6 +59,22 @@ impl Router {
             .chunks_exact(centroids.s)
             .map(|c| (c[0], &c[1..], if metric.is_l2() { squared_norm(c) } else { 0.0 }));
         shape(centroids.s, metric).encode(vectors, out);
+    }
+
+    /// The centroids as stored, which residuals are taken to.
+    pub fn rounded(centroids: &Centroids, metric: Metric) -> Rounded {
+        let n_lists = centroids.len();
+        let (s, shape) = (centroids.s, shape(centroids.s, metric));
+        let mut run = vec![0; shape.run_bytes(n_lists.div_ceil(BLOCK))];
+        Self::write(centroids, metric, &mut [(CENTROIDS, &mut run[..])].into());
+        let mut rounded = Rounded { values: Vec::with_capacity(n_lists * s), norms: Vec::new() };
+        for list in 0..n_lists {
+            let (scale, first, norm, codes) = shape.decode(&run, n_lists.div_ceil(BLOCK), list);
+            rounded.values.push(first);
+            rounded.values.extend(codes[..s - 1].iter().map(|&code| scale * code as f32));
+            rounded.norms.push(norm);
+        }
+        rounded
     }
 
     /// Reads the tensor.

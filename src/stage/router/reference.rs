@@ -6,8 +6,8 @@ use crate::{
     topk::compare,
 };
 
-/// The `n_probe` best lists, best first.
-pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<usize> {
+/// The `n_probe` best lists and their scores, best first.
+pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<(usize, f32)> {
     let mut scored: Vec<(f32, u64)> = (0..router.n_lists)
         .map(|list| {
             let (factor, n_blocks) = (router.metric.product_factor(), router.n_lists.div_ceil(BLOCK));
@@ -16,5 +16,5 @@ pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<
         .collect();
     scored.sort_by(|a, b| compare(*a, *b));
     scored.truncate(n_probe);
-    scored.into_iter().filter_map(|(_, list)| usize::try_from(list).ok()).collect()
+    scored.into_iter().filter_map(|(score, list)| Some((usize::try_from(list).ok()?, score))).collect()
 }

@@ -1,12 +1,14 @@
 //! Scorer: approximate scores of every point in a list.
 //!
-//! [`Rrr`] is LoRANN's reduced-rank regression; [`Scorer::Rows`] scores stored vectors (`Flat` in f32, `SQ8` in
-//! bytes). All work in the transform's space and return internal scores (smaller is better), up to a term
+//! [`Rrr`] is LoRANN's reduced-rank regression, [`Pq`] is ScaNN's product quantisation; [`Scorer::Rows`] scores stored
+//! vectors (`Flat` in f32, `SQ8` in bytes). All work in the transform's space and return internal scores (smaller is better), up to a term
 //! that depends on the query alone: for l2, [`Scorer::omits_query_norm`] says that `‖q‖²` is left out.
 
+pub(crate) mod pq;
 pub(crate) mod rows;
 pub(crate) mod rrr;
 
+pub(crate) use pq::Pq;
 pub(crate) use rrr::Rrr;
 
 use crate::{
@@ -18,6 +20,8 @@ use crate::{
 pub(crate) enum Scorer {
     /// Reduced-rank regression per list.
     Rrr(Rrr),
+    /// Lookup tables over codes.
+    Pq(Pq),
     /// Stored vectors.
     Rows(RowStore),
 }
@@ -25,7 +29,7 @@ pub(crate) enum Scorer {
 impl Scorer {
     /// Whether l2 scores lack `‖q‖²`.
     pub fn omits_query_norm(&self) -> bool {
-        matches!(self, Self::Rrr(_))
+        matches!(self, Self::Rrr(_) | Self::Pq(_))
     }
 }
 
@@ -40,4 +44,6 @@ pub(crate) struct ScorerQuery {
     pub blocks: BlockQuery,
     /// Prepared for stored vectors.
     pub rows: RowQuery,
+    /// Prepared for codes.
+    pub tables: pq::PqTables,
 }

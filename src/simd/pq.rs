@@ -1,0 +1,306 @@
+//! Lookup-table scans and what training codes takes.
+//!
+//! A block's rows hold 32 bytes, one a point: two 4-bit codes or one of 8 bits. A byte shuffle looks all of them up in a table
+//! of 16 entries at once; sums are 16 bits wide for at most [`TABLES_U16`] tables, then 32. A sum that cannot reach
+//! the running threshold never becomes a float: see [`PqRun::limit`].
+
+use super::{Level, Simd};
+use crate::{
+    spec::Bits,
+    stage::scorer::pq::{BLOCK, PqShape, TABLES_U16},
+    topk::{APPEND, Candidates},
+};
+
+/// Rows whose tables a 16-bit sum has room for.
+pub(super) const ROWS_U16: usize = TABLES_U16 / 2;
+
+/// A list's codes and the tables they meet.
+#[derive(Clone, Copy)]
+pub(crate) struct PqRun<'a> {
+    /// Sizes.
+    pub shape: PqShape,
+    /// The list's run.
+    pub bytes: &'a [u8],
+    /// Points in it; the last block may be partly filled.
+    pub n_vectors: usize,
+    /// `[n_tables][n_words]`.
+    pub tables: &'a [u8],
+    /// What every score of the list begins with.
+    pub part: f32,
+    /// Value of one step of the tables.
+    pub step: f32,
+}
+
+impl PqRun<'_> {
+    fn check(&self) {
+        assert!(self.bytes.len() >= self.shape.run_bytes(self.n_vectors), "the run is cut short");
+        assert_eq!(self.tables.len(), self.shape.n_tables() * self.shape.n_words());
+    }
+
+    pub(super) fn n_blocks(&self) -> usize {
+        self.n_vectors.div_ceil(BLOCK)
+    }
+
+    /// Codes of a block.
+    pub(super) fn block(&self, block: usize) -> &[u8] {
+        &self.bytes[block * self.shape.block_bytes()..(block + 1) * self.shape.block_bytes()]
+    }
+
+    /// Where the norms begin.
+    pub(super) fn norms_at(&self) -> usize {
+        self.n_blocks() * self.shape.block_bytes()
+    }
+
+    /// The score of a sum: what all backends compute, in this order.
+    fn score(&self, sum: u32, point: usize) -> f32 {
+        self.step * sum as f32 + (self.part + self.shape.norm(self.bytes, self.n_vectors, point))
+    }
+
+    /// No sum above this reaches the threshold: one step and the rounding of both terms beyond the exact bound, so that
+    /// nothing is lost that the comparison of scores would keep. Norms differ by point, so with them there is none.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what u16 holds")]
+    pub(super) fn limit(&self, threshold: f32) -> Option<u16> {
+        let steps = (threshold - self.part) / self.step;
+        if self.shape.has_norm || !steps.is_finite() {
+            return Some(u16::MAX);
+        }
+        let margin = 1.0 + 4.0 * f32::EPSILON * (threshold.abs() + self.part.abs()) / self.step;
+        let limit = steps + margin;
+        if limit < 0.0 { None } else { Some(limit.min(65_535.0) as u16) }
+    }
+}
+
+/// Calls the kernel as compiled for the level's instruction set.
+macro_rules! vectorised {
+    ($self:ident, $kernel:ident ( $($arg:expr),* )) => {
+        match $self.0 {
+            // SAFETY: the level is only made by `available`, which has seen these features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx2Vnni => unsafe { with_avx2::$kernel($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Vbmi => unsafe { with_avx512::$kernel($($arg),*) },
+            _ => portable::$kernel($($arg),*),
+        }
+    };
+}
+
+/// Plain loops that compilers turn into vectors of whatever width is enabled.
+mod portable {
+    /// See [`Simd::word_products`](super::Simd::word_products).
+    #[inline(always)]
+    pub fn word_products(words: &[f32], q: &[f32], out: &mut [f32]) {
+        out.fill(0.0);
+        for (&q, words) in q.iter().zip(words.chunks_exact(out.len())) {
+            for (out, word) in out.iter_mut().zip(words) {
+                *out += q * word;
+            }
+        }
+    }
+
+    /// See [`Simd::code_terms`](super::Simd::code_terms).
+    #[inline(always)]
+    pub fn code_terms(words: &[f32], x: &[f32], u: &[f32], errors: &mut [f32], along: &mut [f32]) {
+        errors.fill(0.0);
+        along.fill(0.0);
+        for ((&x, &u), words) in x.iter().zip(u).zip(words.chunks_exact(errors.len())) {
+            for ((error, along), word) in errors.iter_mut().zip(along.iter_mut()).zip(words) {
+                let r = x - word;
+                *error += r * r;
+                *along += r * u;
+            }
+        }
+    }
+
+    /// See [`Simd::best_code`](super::Simd::best_code).
+    #[inline(always)]
+    pub fn best_code(errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
+        let loss = |error: f32, along: f32| error + excess * (rest + along) * (rest + along);
+        let mut lanes = [f32::INFINITY; 16];
+        for (errors, along) in errors.chunks_exact(16).zip(along.chunks_exact(16)) {
+            for ((lane, &error), &along) in lanes.iter_mut().zip(errors).zip(along) {
+                let loss = loss(error, along);
+                *lane = if loss < *lane { loss } else { *lane };
+            }
+        }
+        let least = lanes.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
+        errors.iter().zip(along).position(|(&e, &a)| loss(e, a) <= least).unwrap_or(0)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_with {
+    ($module:ident, $features:literal) => {
+        mod $module {
+            use super::portable;
+
+            /// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn word_products(words: &[f32], q: &[f32], out: &mut [f32]) {
+                portable::word_products(words, q, out);
+            }
+
+            /// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn code_terms(w: &[f32], x: &[f32], u: &[f32], errors: &mut [f32], along: &mut [f32]) {
+                portable::code_terms(w, x, u, errors, along);
+            }
+
+            /// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn best_code(errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
+                portable::best_code(errors, along, rest, excess)
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+compiled_with!(with_avx2, "avx2");
+#[cfg(target_arch = "x86_64")]
+compiled_with!(with_avx512, "avx512f,avx512bw,avx512vl");
+
+impl Simd {
+    /// Products of a part of a query with every codeword of a subspace: `out[j] = Σ_i q_i·words[i][j]`, summed in order.
+    /// `words`: `[≥ q.len()][out.len()]`.
+    pub(crate) fn word_products(self, words: &[f32], q: &[f32], out: &mut [f32]) {
+        vectorised!(self, word_products(words, q, out));
+    }
+
+    /// For every codeword of a subspace the squared error `Σ_i (x_i − words[i][j])²` and the error along u,
+    /// `Σ_i (x_i − words[i][j])·u_i`. `words`: `[≥ x.len()][errors.len()]`.
+    pub(crate) fn code_terms(
+        self,
+        words: &[f32],
+        x: &[f32],
+        u: &[f32],
+        errors: &mut [f32],
+        along: &mut [f32],
+    ) {
+        assert_eq!(errors.len(), along.len());
+        vectorised!(self, code_terms(words, x, u, errors, along));
+    }
+
+    /// The codeword of least `errors + excess·(rest + along)²`, the first among equals; a multiple of 16 of them.
+    pub(crate) fn best_code(self, errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
+        vectorised!(self, best_code(errors, along, rest, excess))
+    }
+
+    /// Offers every point's score to `kept`, point `i` under position `base + i`.
+    pub(crate) fn scan_pq(
+        self,
+        run: PqRun<'_>,
+        base: u32,
+        kept: &mut Candidates,
+        id_of: &impl Fn(u32) -> u64,
+    ) {
+        run.check();
+        let mut seen = 0;
+        while seen < run.n_vectors {
+            if kept.is_full() {
+                kept.cut(id_of);
+            }
+            let threshold = kept.threshold();
+            let Some(limit) = run.limit(threshold) else { return };
+            let (scores, positions) = kept.tail();
+            let mut out = Survivors { base, threshold, limit, scores, positions, written: 0 };
+            seen = match (self.0, run.shape.bits) {
+                // SAFETY: the level is only made by `available`, which has seen these features; the run is checked.
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512 | Level::Avx512Vbmi, Bits::B4) => unsafe {
+                    super::pq_x86::scan_x4_avx512(&run, seen, &mut out)
+                },
+                // SAFETY: as above, VBMI included.
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512Vbmi, Bits::B8) => unsafe {
+                    super::pq_x86::scan_x8_vbmi(&run, seen, &mut out)
+                },
+                // SAFETY: as above, for AVX2.
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx2 | Level::Avx2Vnni, Bits::B4) => unsafe {
+                    super::pq_x86::scan_x4_avx2(&run, seen, &mut out)
+                },
+                // SAFETY: as above, for NEON.
+                #[cfg(target_arch = "aarch64")]
+                (Level::Neon | Level::NeonDot, Bits::B4) => unsafe {
+                    super::pq_neon::scan_x4(&run, seen, &mut out)
+                },
+                _ => scan(&run, seen, &mut out, |block| plain_sums(&run, block)),
+            };
+            let written = out.written;
+            kept.advance(written);
+        }
+    }
+}
+
+/// Where a scan puts what reaches the threshold.
+pub(super) struct Survivors<'a> {
+    pub base: u32,
+    pub threshold: f32,
+    pub limit: u16,
+    pub scores: &'a mut [f32],
+    pub positions: &'a mut [u32],
+    pub written: usize,
+}
+
+impl Survivors<'_> {
+    /// Whether [`APPEND`] more have room.
+    pub fn has_room(&self) -> bool {
+        self.written + APPEND <= self.scores.len()
+    }
+}
+
+/// Scans block by block from point `start` on, until the tail may overflow; returns where it stopped. `sums_of` gives a
+/// block's sums, or nothing where none is within the limit.
+#[inline(always)]
+pub(super) fn scan(
+    run: &PqRun<'_>,
+    start: usize,
+    out: &mut Survivors<'_>,
+    sums_of: impl Fn(usize) -> Option<[u32; BLOCK]>,
+) -> usize {
+    let mut seen = start;
+    while seen < run.n_vectors && out.has_room() {
+        if let Some(sums) = sums_of(seen / BLOCK) {
+            let lanes = BLOCK.min(run.n_vectors - seen);
+            for (lane, &sum) in sums[..lanes].iter().enumerate() {
+                let score = run.score(sum, seen + lane);
+                if score <= out.threshold {
+                    out.scores[out.written] = score;
+                    out.positions[out.written] = out.base + u32::try_from(seen + lane).unwrap_or(u32::MAX);
+                    out.written += 1;
+                }
+            }
+        }
+        seen += BLOCK;
+    }
+    seen
+}
+
+/// Sums of a block's lookups, one by one.
+fn plain_sums(run: &PqRun<'_>, block: usize) -> Option<[u32; BLOCK]> {
+    let mut sums = [0; BLOCK];
+    let n_words = run.shape.n_words();
+    let rows = run.block(block).chunks_exact(BLOCK);
+    match run.shape.bits {
+        Bits::B8 => {
+            for (row, table) in rows.zip(run.tables.chunks_exact(n_words)) {
+                for (sum, &code) in sums.iter_mut().zip(row) {
+                    *sum += u32::from(table[usize::from(code)]);
+                }
+            }
+        }
+        Bits::B4 => {
+            for (row, tables) in rows.zip(run.tables.chunks_exact(2 * n_words)) {
+                for (sum, &code) in sums.iter_mut().zip(row) {
+                    let (low, high) = (usize::from(code & 15), usize::from(code >> 4));
+                    *sum += u32::from(tables[low]) + u32::from(tables[n_words + high]);
+                }
+            }
+        }
+    }
+    Some(sums)
+}

@@ -1,0 +1,555 @@
+//! Training codebooks and choosing codes.
+//!
+//! Codewords come from k-means in each subspace. For `APQ` they are then moved, and codes chosen, for the score-aware
+//! loss `‖r‖² + (η − 1)·⟨r, u⟩²` with r = x − x̃ and u = x/‖x‖ (`train/score_aware.rs`), two steps in turn, of which
+//! neither raises it:
+//!
+//! - **codes**: coordinate descent. All but one subspace fixed, the loss of codeword j is
+//!   `‖r_m‖² + (η − 1)·(P + ⟨r_m, u_m⟩)²`, P being the others' part of ⟨r, u⟩; subspaces are visited in turn until nothing
+//!   changes (ScaNN, section 4.2).
+//! - **codebooks**: with codes fixed, x̃ = ĉ + S·θ is linear in the stacked codewords θ, and the least loss solves
+//!   `Σ Sᵀ(I + (η − 1)·uuᵀ)S·θ = Σ Sᵀ(I + (η − 1)·uuᵀ)·ρ` for residuals ρ = x − ĉ. Where ĉ = 0 the right side is
+//!   `Σ η·Sᵀx`, h∥ and not h⊥ as Theorem 4.2 is printed. Conjugate gradients need `n·s` operations a step and no
+//!   matrix of order `n_words·s`.
+//!
+//! With T = 0, η is 1, and codes are the nearest codewords.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::{BLOCK, CODEBOOKS, CODES, PqShape};
+use crate::{
+    lists::Arrangement,
+    simd::Simd,
+    spec::Bits,
+    stage::router::Rounded,
+    train::{
+        kmeans::{self, Objective, squared_norm},
+        sample,
+        score_aware::{ScoreAware, conjugate_gradient},
+    },
+};
+
+/// Rounds of k-means, and points a codeword in them. 16 codewords see 20 480 points: fewer are cheap but err more.
+const ROUNDS_X4: [(usize, usize); 2] = [(6, 320), (6, 1280)];
+const ROUNDS_X8: [(usize, usize); 3] = [(6, 32), (3, 64), (3, 128)];
+
+/// Turns of choosing codes and moving codewords, and conjugate gradient steps in each: on 81 540 × 100 word vectors
+/// (`APQ50x4`) the loss fell by less than 0.1 % in a further turn.
+const TURNS: usize = 6;
+const STEPS: usize = 8;
+
+/// Sweeps of coordinate descent, at most. Most points settle in three.
+const SWEEPS: usize = 10;
+
+/// Points handled together: sums over pieces of this size do not depend on the number of threads.
+const PIECE: usize = 1024;
+
+/// What is quantised: the residual of every position's point to its list's centroid.
+pub(crate) struct Input<'a> {
+    /// Reduced rows, `[n, s]`.
+    pub points: &'a [f32],
+    pub arrangement: &'a Arrangement,
+    /// Centroids as stored; without lists residuals are the rows themselves.
+    pub centres: Option<&'a Rounded>,
+}
+
+impl Input<'_> {
+    /// The row at a position of a list, and its residual.
+    fn read(&self, s: usize, list: usize, position: usize, residual: &mut [f32]) -> &[f32] {
+        let row = &self.points[self.arrangement.rows[position] as usize * s..][..s];
+        match self.centres {
+            None => residual.copy_from_slice(row),
+            Some(centres) => {
+                for ((r, x), c) in residual.iter_mut().zip(row).zip(&centres.values[list * s..]) {
+                    *r = x - c;
+                }
+            }
+        }
+        row
+    }
+
+    fn list_of(&self, position: usize) -> usize {
+        self.arrangement.offsets.partition_point(|&offset| offset <= position) - 1
+    }
+}
+
+/// Some points to train on.
+struct Sample {
+    /// `[n, s]`.
+    residuals: Vec<f32>,
+    /// Unit rows, `[n, s]`; zero for zero rows.
+    directions: Vec<f32>,
+    /// η − 1 of each.
+    excess: Vec<f32>,
+}
+
+/// Codebooks in training: `[m][width][n_words]`.
+struct Codebooks {
+    shape: PqShape,
+    values: Vec<f32>,
+}
+
+/// A point's codes, and what choosing them takes.
+struct Coder<'a> {
+    books: &'a Codebooks,
+    simd: Simd,
+    /// Squared error and error along u of every codeword, `[m][n_words]`.
+    errors: Vec<f32>,
+    along: Vec<f32>,
+}
+
+impl<'a> Coder<'a> {
+    fn new(books: &'a Codebooks) -> Self {
+        let n = books.shape.m * books.shape.n_words();
+        Self { books, simd: Simd::detect(), errors: vec![0.0; n], along: vec![0.0; n] }
+    }
+
+    /// Chooses a point's codes, from the nearest codewords on; returns the loss.
+    fn encode(&mut self, residual: &[f32], direction: &[f32], excess: f32, codes: &mut [u8]) -> f32 {
+        let (shape, n_words) = (self.books.shape, self.books.shape.n_words());
+        let book = shape.width() * n_words;
+        // P: the error along u of all subspaces.
+        let mut all = 0.0;
+        for (m, code) in codes.iter_mut().enumerate() {
+            let (dims, words) = (shape.dims(m), m * n_words..(m + 1) * n_words);
+            let (errors, along) = (&mut self.errors[words.clone()], &mut self.along[words]);
+            let values = &self.books.values[m * book..(m + 1) * book];
+            self.simd.code_terms(values, &residual[dims.clone()], &direction[dims], errors, along);
+            let nearest = self.simd.best_code(errors, along, 0.0, 0.0);
+            *code = byte(nearest);
+            all += along[nearest];
+        }
+        if excess != 0.0 {
+            for _ in 0..SWEEPS {
+                let mut changed = false;
+                for (m, code) in codes.iter_mut().enumerate() {
+                    let words = m * n_words..(m + 1) * n_words;
+                    let along = &self.along[words.clone()];
+                    let rest = all - along[usize::from(*code)];
+                    let best = self.simd.best_code(&self.errors[words], along, rest, excess);
+                    if best != usize::from(*code) {
+                        *code = byte(best);
+                        all = rest + along[best];
+                        changed = true;
+                    }
+                }
+                if !changed {
+                    break;
+                }
+            }
+        }
+        let place = |(m, &code): (usize, &u8)| m * n_words + usize::from(code);
+        let whole: f32 = codes.iter().enumerate().map(|code| self.errors[place(code)]).sum();
+        whole + excess * all * all
+    }
+}
+
+fn byte(code: usize) -> u8 {
+    // There are at most 256 codewords.
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+impl Codebooks {
+    /// Codewords by k-means in each subspace.
+    fn nearest(shape: PqShape, sample: &Sample, rng: &mut ChaCha8Rng) -> Self {
+        use rand::RngExt;
+        let (s, n_words) = (shape.s, shape.n_words());
+        let n = sample.residuals.len() / s;
+        let book = shape.width() * n_words;
+        let mut values = vec![0.0; shape.codebook_len()];
+        let seeds: Vec<u64> = (0..shape.m).map(|_| rng.random()).collect();
+        let rounds: &[(usize, usize)] = match shape.bits {
+            Bits::B4 => &ROUNDS_X4,
+            Bits::B8 => &ROUNDS_X8,
+        };
+        values.par_chunks_exact_mut(book).zip(seeds).enumerate().for_each(|(m, (values, seed))| {
+            let dims = shape.dims(m);
+            let part: Vec<f32> =
+                (0..n).flat_map(|i| sample.residuals[i * s..][dims.clone()].iter().copied()).collect();
+            let rng = &mut crate::train::generator(seed, "codebook");
+            let words = n_words.min(n);
+            let found = kmeans::train(&part, dims.len(), words, Objective::Distance, rounds, rng, |_| ());
+            for (i, word) in found.values.chunks_exact(dims.len()).cycle().take(n_words).enumerate() {
+                for (row, v) in word.iter().enumerate() {
+                    values[row * n_words + i] = *v;
+                }
+            }
+        });
+        Self { shape, values }
+    }
+
+    /// Chooses the codes of a sample, `[n, m]`; returns the sum of the losses.
+    fn encode(&self, sample: &Sample, codes: &mut [u8]) -> f64 {
+        let (s, m) = (self.shape.s, self.shape.m);
+        let losses: Vec<f64> = codes
+            .par_chunks_mut(PIECE * m)
+            .enumerate()
+            .map_init(
+                || Coder::new(self),
+                |coder, (piece, codes)| {
+                    let mut loss = 0.0;
+                    for (i, codes) in (piece * PIECE..).zip(codes.chunks_exact_mut(m)) {
+                        let at = i * s..(i + 1) * s;
+                        let (residual, direction) = (&sample.residuals[at.clone()], &sample.directions[at]);
+                        loss += f64::from(coder.encode(residual, direction, sample.excess[i], codes));
+                    }
+                    loss
+                },
+            )
+            .collect();
+        losses.iter().sum()
+    }
+
+    /// `Σ Sᵀ(I + (η − 1)·uuᵀ)·v_i` over a sample, `v_of(i, out)` giving v_i.
+    fn gather(
+        &self,
+        sample: &Sample,
+        codes: &[u8],
+        out: &mut [f32],
+        v_of: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let (shape, s, n_words) = (self.shape, self.shape.s, self.shape.n_words());
+        let book = shape.width() * n_words;
+        let parts: Vec<Vec<f32>> = codes
+            .par_chunks(PIECE * shape.m)
+            .enumerate()
+            .map(|(piece, codes)| {
+                let mut sums = vec![0.0; out.len()];
+                let mut v = vec![0.0; s];
+                for (i, codes) in (piece * PIECE..).zip(codes.chunks_exact(shape.m)) {
+                    v_of(i, &mut v);
+                    let u = &sample.directions[i * s..(i + 1) * s];
+                    let product: f32 = v.iter().zip(u).map(|(v, u)| v * u).sum();
+                    let along = sample.excess[i] * product;
+                    for (m, &code) in codes.iter().enumerate() {
+                        for (row, d) in shape.dims(m).enumerate() {
+                            sums[m * book + row * n_words + usize::from(code)] += v[d] + along * u[d];
+                        }
+                    }
+                }
+                sums
+            })
+            .collect();
+        out.fill(0.0);
+        for part in parts {
+            for (out, part) in out.iter_mut().zip(part) {
+                *out += part;
+            }
+        }
+    }
+
+    /// Moves the codewords to lower the loss with codes fixed; codewords that none has stay.
+    fn update(&mut self, sample: &Sample, codes: &[u8], steps: usize) {
+        let (shape, s, n_words) = (self.shape, self.shape.s, self.shape.n_words());
+        let book = shape.width() * n_words;
+        let mut right = vec![0.0; self.values.len()];
+        self.gather(sample, codes, &mut right, |i, v| v.copy_from_slice(&sample.residuals[i * s..(i + 1) * s]));
+        let mut values = std::mem::take(&mut self.values);
+        let apply = |theta: &[f32], out: &mut [f32]| {
+            self.gather(sample, codes, out, |i, v| {
+                for (m, &code) in codes[i * shape.m..(i + 1) * shape.m].iter().enumerate() {
+                    for (row, d) in shape.dims(m).enumerate() {
+                        v[d] = theta[m * book + row * n_words + usize::from(code)];
+                    }
+                }
+            });
+        };
+        conjugate_gradient(apply, &right, &mut values, steps, 1e-5);
+        self.values = values;
+    }
+
+    /// Codebooks for a sample.
+    fn train(shape: PqShape, sample: &Sample, rng: &mut ChaCha8Rng, step: impl Fn(usize)) -> Self {
+        let mut books = Self::nearest(shape, sample, rng);
+        step(1);
+        if sample.excess.iter().any(|&excess| excess != 0.0) {
+            let mut codes = vec![0; sample.excess.len() * shape.m];
+            for turn in 0..TURNS {
+                books.encode(sample, &mut codes);
+                books.update(sample, &codes, STEPS);
+                step(turn + 2);
+            }
+        }
+        books
+    }
+}
+
+/// Trains the codebooks and fills in the tensors; `step(stage, done, total)` is called as work goes on.
+pub(crate) fn write(
+    shape: PqShape,
+    threshold: Option<f32>,
+    input: &Input<'_>,
+    rng: &mut ChaCha8Rng,
+    parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    step: impl Fn(&'static str, u64, u64) + Sync,
+) {
+    let (Some(codebooks), Some(codes)) = (parts.remove(CODEBOOKS), parts.remove(CODES)) else { return };
+    let s = shape.s;
+    let loss = threshold.filter(|&t| t > 0.0).map(|t| ScoreAware::new(t, input.points, s));
+    let n_positions = input.arrangement.rows.len();
+    let most = match shape.bits {
+        Bits::B4 => ROUNDS_X4[ROUNDS_X4.len() - 1].1,
+        Bits::B8 => ROUNDS_X8[ROUNDS_X8.len() - 1].1,
+    };
+    let chosen = sample(rng, n_positions, most * shape.n_words());
+    let mut training = Sample {
+        residuals: vec![0.0; chosen.len() * s],
+        directions: vec![0.0; chosen.len() * s],
+        excess: vec![0.0; chosen.len()],
+    };
+    let rows = training.residuals.par_chunks_exact_mut(s).zip(training.directions.par_chunks_exact_mut(s));
+    rows.zip(&mut training.excess).zip(&chosen).for_each(|(((residual, direction), excess), &position)| {
+        let row = input.read(s, input.list_of(position), position, residual);
+        *excess = direct(loss.as_ref(), row, direction);
+    });
+    let turns = TURNS as u64 + 1;
+    step("codebooks", 0, turns);
+    let books = Codebooks::train(shape, &training, rng, |done| step("codebooks", done as u64, turns));
+    step("codebooks", turns, turns);
+    drop(training);
+    let stored: &mut [f32] = bytemuck::cast_slice_mut(codebooks);
+    stored.copy_from_slice(&books.values);
+
+    let mut runs = Vec::new();
+    let mut rest = codes;
+    for m in input.arrangement.sizes() {
+        let (run, after) = rest.split_at_mut(shape.run_bytes(m));
+        runs.push(run);
+        rest = after;
+    }
+    let (total, done) = (n_positions as u64, AtomicU64::new(0));
+    runs.into_par_iter().enumerate().for_each(|(list, run)| {
+        let from = input.arrangement.offsets[list];
+        let n = input.arrangement.offsets[list + 1] - from;
+        let norms_at = n.div_ceil(BLOCK) * shape.block_bytes();
+        let (blocks, norms) = run.split_at_mut(norms_at);
+        let pieces = blocks.par_chunks_mut(PIECE / BLOCK * shape.block_bytes());
+        let found: Vec<Vec<f32>> = pieces
+            .enumerate()
+            .map(|(piece, blocks)| {
+                let positions = from + piece * PIECE..(from + n).min(from + (piece + 1) * PIECE);
+                let count = positions.len() as u64;
+                let norms = encode(&books, input, loss.as_ref(), list, positions, blocks);
+                step("codes", done.fetch_add(count, Ordering::Relaxed) + count, total);
+                norms
+            })
+            .collect();
+        if shape.has_norm {
+            let centre = input.centres.map_or(0.0, |centres| centres.norms[list]);
+            for (out, norm) in norms.chunks_exact_mut(4).zip(found.into_iter().flatten()) {
+                out.copy_from_slice(&(norm - centre).to_le_bytes());
+            }
+        }
+    });
+}
+
+/// The direction of a row, and η − 1 for it.
+fn direct(loss: Option<&ScoreAware>, row: &[f32], direction: &mut [f32]) -> f32 {
+    let Some(loss) = loss else { return 0.0 };
+    let norm = squared_norm(row).sqrt();
+    if norm <= 0.0 {
+        direction.fill(0.0);
+        return 0.0;
+    }
+    for (u, x) in direction.iter_mut().zip(row) {
+        *u = x / norm;
+    }
+    loss.excess(norm)
+}
+
+/// Writes the codes of some positions of a list into their blocks; returns `‖x̃‖² − ‖x − x̃‖²` of each.
+fn encode(
+    books: &Codebooks,
+    input: &Input<'_>,
+    loss: Option<&ScoreAware>,
+    list: usize,
+    positions: std::ops::Range<usize>,
+    blocks: &mut [u8],
+) -> Vec<f32> {
+    let (shape, s) = (books.shape, books.shape.s);
+    let mut coder = Coder::new(books);
+    let (mut residual, mut direction, mut codes) = (vec![0.0; s], vec![0.0; s], vec![0; shape.m]);
+    let mut norms = Vec::with_capacity(positions.len());
+    for (i, position) in positions.enumerate() {
+        let row = input.read(s, list, position, &mut residual);
+        let excess = direct(loss, row, &mut direction);
+        coder.encode(&residual, &direction, excess, &mut codes);
+        let block = &mut blocks[i / BLOCK * shape.block_bytes()..];
+        for (m, &code) in codes.iter().enumerate() {
+            match shape.bits {
+                Bits::B8 => block[m * BLOCK + i % BLOCK] = code,
+                Bits::B4 => block[m / 2 * BLOCK + i % BLOCK] |= code << (4 * (m % 2)),
+            }
+        }
+        norms.push(norm(books, row, &residual, &codes));
+    }
+    norms
+}
+
+/// `‖x̃‖² − ‖x − x̃‖² = 2·⟨x, x̃⟩ − ‖x‖²`.
+#[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+fn norm(books: &Codebooks, row: &[f32], residual: &[f32], codes: &[u8]) -> f32 {
+    let (shape, n_words) = (books.shape, books.shape.n_words());
+    let book = shape.width() * n_words;
+    let mut sum = 0.0;
+    for (m, &code) in codes.iter().enumerate() {
+        for (i, d) in shape.dims(m).enumerate() {
+            let word = books.values[m * book + i * n_words + usize::from(code)];
+            // x̃ = x − (ρ − word).
+            let rounded = f64::from(row[d]) - f64::from(residual[d] - word);
+            sum += f64::from(row[d]) * (2.0 * rounded - f64::from(row[d]));
+        }
+    }
+    sum as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        metric::Metric,
+        train::{generator, normal},
+    };
+
+    fn made(n: usize, s: usize, t: f32) -> Sample {
+        let mut rng = generator(11, "test");
+        let residuals: Vec<f32> = (0..n * s).map(|_| normal(&mut rng)).collect();
+        let loss = (t > 0.0).then(|| ScoreAware::new(t, &residuals, s));
+        let mut directions = vec![0.0; n * s];
+        let excess = residuals
+            .chunks_exact(s)
+            .zip(directions.chunks_exact_mut(s))
+            .map(|(row, direction)| direct(loss.as_ref(), row, direction))
+            .collect();
+        Sample { residuals, directions, excess }
+    }
+
+    /// The loss of given codes, in f64 from its definition.
+    fn loss_of(books: &Codebooks, sample: &Sample, codes: &[u8]) -> f64 {
+        let (shape, s, n_words) = (books.shape, books.shape.s, books.shape.n_words());
+        let mut sum = 0.0;
+        for (i, codes) in codes.chunks_exact(shape.m).enumerate() {
+            let (mut whole, mut along) = (0.0, 0.0);
+            for (m, &code) in codes.iter().enumerate() {
+                for (row, d) in shape.dims(m).enumerate() {
+                    let word = books.values[(m * shape.width() + row) * n_words + usize::from(code)];
+                    let r = f64::from(sample.residuals[i * s + d]) - f64::from(word);
+                    whole += r * r;
+                    along += r * f64::from(sample.directions[i * s + d]);
+                }
+            }
+            sum += whole + f64::from(sample.excess[i]) * along * along;
+        }
+        sum
+    }
+
+    #[test]
+    fn neither_step_raises_the_loss() {
+        for bits in [Bits::B4, Bits::B8] {
+            let shape = PqShape::new(13, 5, bits, Metric::Ip);
+            let sample = made(1500, 13, 0.35);
+            let mut books = Codebooks::nearest(shape, &sample, &mut generator(1, "test"));
+            let mut codes = vec![0; 1500 * 5];
+            let mut last = books.encode(&sample, &mut codes);
+            let nearest = {
+                let flat = Sample { excess: vec![0.0; 1500], ..made(1500, 13, 0.35) };
+                let mut codes = vec![0; 1500 * 5];
+                books.encode(&flat, &mut codes);
+                loss_of(&books, &sample, &codes)
+            };
+            assert!(last < nearest, "coordinate descent: {last}, nearest codewords: {nearest}");
+            let first = last;
+            for _ in 0..4 {
+                assert!((last / loss_of(&books, &sample, &codes) - 1.0).abs() < 1e-4);
+                books.update(&sample, &codes, 3);
+                let moved = loss_of(&books, &sample, &codes);
+                assert!(moved <= last * 1.00001, "{bits:?}: codebooks raised the loss from {last} to {moved}");
+                let kept = codes.clone();
+                last = books.encode(&sample, &mut codes);
+                // Descent starts from the nearest codewords, not from the codes before: it may end elsewhere, by little.
+                let before = loss_of(&books, &sample, &kept);
+                assert!(last <= before * 1.01, "{bits:?}: codes raised the loss from {before} to {last}");
+            }
+            assert!(last < 0.99 * first, "{bits:?}: {first} → {last}");
+        }
+    }
+
+    #[test]
+    fn sweeps_never_raise_the_loss_of_a_point() {
+        let shape = PqShape::new(12, 6, Bits::B4, Metric::Ip);
+        let sample = made(400, 12, 0.5);
+        let books = Codebooks::nearest(shape, &sample, &mut generator(2, "test"));
+        let mut coder = Coder::new(&books);
+        for i in 0..400 {
+            let at = i * 12..(i + 1) * 12;
+            let one = |excess: f32, coder: &mut Coder<'_>| {
+                let mut codes = vec![0; 6];
+                let (residual, u) = (&sample.residuals[at.clone()], &sample.directions[at.clone()]);
+                coder.encode(residual, u, excess, &mut codes);
+                let single = Sample {
+                    residuals: residual.to_vec(),
+                    directions: u.to_vec(),
+                    excess: vec![sample.excess[i]],
+                };
+                loss_of(&books, &single, &codes)
+            };
+            assert!(one(sample.excess[i], &mut coder) <= one(0.0, &mut coder) * 1.00001, "point {i}");
+        }
+    }
+
+    #[test]
+    fn settled_codebooks_are_the_minimum_and_the_printed_right_side_is_not() {
+        let shape = PqShape::new(6, 3, Bits::B4, Metric::Ip);
+        let sample = made(600, 6, 0.4);
+        let mut books = Codebooks::nearest(shape, &sample, &mut generator(3, "test"));
+        let mut codes = vec![0; 600 * 3];
+        books.encode(&sample, &mut codes);
+        books.update(&sample, &codes, 500);
+        let least = loss_of(&books, &sample, &codes);
+        for i in (0..books.values.len()).step_by(5) {
+            for step in [-0.02, 0.02] {
+                let mut values = books.values.clone();
+                values[i] += step;
+                let moved = loss_of(&Codebooks { shape, values }, &sample, &codes);
+                assert!(moved >= least * 0.999_999, "codeword value {i}, {step}: {moved} below {least}");
+            }
+        }
+        // Σ h⊥·x on the right instead of Σ h∥·x: without the part along u.
+        let flat = Sample { excess: vec![0.0; 600], ..made(600, 6, 0.4) };
+        let mut right = vec![0.0; books.values.len()];
+        books.gather(&flat, &codes, &mut right, |i, v| v.copy_from_slice(&sample.residuals[i * 6..][..6]));
+        let mut values = books.values.clone();
+        let apply = |theta: &[f32], out: &mut [f32]| {
+            books.gather(&sample, &codes, out, |i, v| {
+                for (m, &code) in codes[i * 3..][..3].iter().enumerate() {
+                    for (row, d) in shape.dims(m).enumerate() {
+                        v[d] = theta[(m * 2 + row) * 16 + usize::from(code)];
+                    }
+                }
+            });
+        };
+        conjugate_gradient(apply, &right, &mut values, 500, 1e-6);
+        let printed = loss_of(&Codebooks { shape, values: values.clone() }, &sample, &codes);
+        assert!(printed > 1.02 * least, "{printed} against {least}");
+        let length = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        assert!(length(&values) < length(&books.values), "with h⊥ codewords shrink");
+    }
+
+    #[test]
+    fn every_dimension_belongs_to_one_subspace() {
+        for s in 1..40 {
+            for m in 1..=s {
+                let shape = PqShape::new(s, m, Bits::B4, Metric::L2);
+                let dims: Vec<usize> = (0..m).flat_map(|i| shape.dims(i)).collect();
+                assert_eq!(dims, (0..s).collect::<Vec<_>>());
+                assert!((0..m).all(|i| (1..=shape.width()).contains(&shape.dims(i).len())));
+            }
+        }
+    }
+}
