@@ -101,9 +101,8 @@ impl FromStr for Milli {
 
     fn from_str(s: &str) -> Result<Self, ()> {
         let (whole, decimals) = s.split_once('.').unwrap_or((s, "0"));
-        let digits = |text: &str, most| {
-            (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
-        };
+        let digits =
+            |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
         if !digits(whole, 6) || !digits(decimals, 3) {
             return Err(());
         }
@@ -176,7 +175,8 @@ const THRESHOLD: Milli = Milli(200);
 /// Weight of SOAR's penalty unless given.
 const LAMBDA: Milli = Milli(1000);
 
-const STAGES: &str = "PCA<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
+const STAGES: &str =
+    "PCA<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
 const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8 or Flat";
 
 /// A specification that cannot be read, or that does not fit the data.
@@ -323,9 +323,10 @@ fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
             }
             ("lambda", text) if lambda.is_none() => {
                 let given = text.parse::<Milli>();
-                lambda = Some(given.map_err(|()| {
-                    token_error(token, "lambda=<λ>, 0 or more, of at most three decimals")
-                })?);
+                lambda =
+                    Some(given.map_err(|()| {
+                        token_error(token, "lambda=<λ>, 0 or more, of at most three decimals")
+                    })?);
             }
             ("T", text) if spec.threshold.is_none() => spec.threshold = Some(threshold(token, text)?),
             _ => return Err(token_error(token, allowed)),
@@ -688,9 +689,14 @@ mod tests {
     #[test]
     fn resolve_fills_and_checks() {
         let spec: IndexSpec = "PCA,IVF,RRR,Refine(f16)".parse().unwrap();
-        assert_eq!(spec.resolve(60_000, 784, Metric::L2).unwrap().to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
+        assert_eq!(
+            spec.resolve(60_000, 784, Metric::L2).unwrap().to_string(),
+            "PCA128,IVF1024,RRR32,Refine(f16)"
+        );
         assert_eq!(spec.resolve(100, 24, Metric::L2).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");
-        for bad in ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32", "IVF3(soar=3),Flat", "IVF1(soar),Flat", "PQ25x4"] {
+        for bad in
+            ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32", "IVF3(soar=3),Flat", "IVF1(soar),Flat", "PQ25x4"]
+        {
             let spec: IndexSpec = bad.parse().unwrap();
             assert!(matches!(spec.resolve(100, 24, Metric::L2), Err(SpecError::Range { .. })), "{bad}");
         }

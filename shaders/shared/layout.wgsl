@@ -67,6 +67,26 @@ struct SortParams {
     pad: u32,
 }
 
+struct TableHead {
+    bias: f32,
+    step: f32,
+}
+
+struct PqParams {
+    grid_width: u32,
+    n_rows: u32,
+    s: u32,
+    m: u32,
+    width: u32,
+    n_words: u32,
+    n_tables: u32,
+    query_stride: u32,
+    factor: f32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
 struct RerankParams {
     grid_width: u32,
     n_rows: u32,
@@ -110,5 +130,9 @@ struct ScanParams {
     t_stride: u32,
     row_quads: u32,
     dim: u32,
-    pad: u32,
+    table_words: u32,
+    has_base: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
 }

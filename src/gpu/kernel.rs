@@ -8,9 +8,12 @@
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
 //! | `candidates_select` | a row: the best, unordered | `topk.rs` |
 //! | `candidates_sort` | a row: in order | `topk.rs` |
+//! | `candidates_points`, `candidates_merge` | a candidate: copies of a point to one | `topk.rs` |
 //! | `pairs_count`, `pairs_scan`, `pairs_scatter` | (query, list) pairs by list | counted on the host in tests |
 //! | `scorer_rrr_project` | 8 pairs of a list × the columns of A | `stage/scorer/rrr/cpu.rs` |
 //! | `scorer_rrr_score` | 8 pairs of a list × 256 points | `stage/scorer/rrr/cpu.rs` |
+//! | `scorer_pq_tables` | a query | `stage/scorer/pq/mod.rs` |
+//! | `scorer_pq_score` | 8 pairs of a list × 256 points | `stage/scorer/pq/cpu.rs` |
 //! | `scorer_rows_score` | 8 pairs of a list × 256 points | `stage/scorer/rows.rs` |
 //! | `rerank_score` | 8 candidates | `stage/rerank/cpu.rs` |
 //! | `probe_*` | what a device can do at most | none |
@@ -118,11 +121,15 @@ pub(crate) enum Kernel {
     Router,
     Select(Tie),
     Sort(Tie, SortSize),
+    Points,
+    Merge,
     PairsCount,
     PairsScan,
     PairsScatter,
     RrrProject(Bits, Plan),
     RrrScore(Bits, Plan),
+    PqTables,
+    PqScore(Bits, Plan),
     RowsScore(RowKind, Plan),
     Rerank(RowKind),
     Probe(Probe),
@@ -153,9 +160,12 @@ impl Kernel {
             Self::Project(Tile::Many),
             Self::Quantise,
             Self::Router,
+            Self::Points,
+            Self::Merge,
             Self::PairsCount,
             Self::PairsScan,
             Self::PairsScatter,
+            Self::PqTables,
             Self::Probe(Probe::Copy),
             Self::Probe(Probe::Dot4),
             Self::Probe(Probe::Fma),
@@ -173,7 +183,11 @@ impl Kernel {
             });
         for plan in [Plan::QueryMajor, Plan::ClusterMajor] {
             for bits in [Bits::B8, Bits::B4] {
-                all.extend([Self::RrrProject(bits, plan), Self::RrrScore(bits, plan)]);
+                all.extend([
+                    Self::RrrProject(bits, plan),
+                    Self::RrrScore(bits, plan),
+                    Self::PqScore(bits, plan),
+                ]);
             }
             all.extend(kinds.clone().map(|kind| Self::RowsScore(kind, plan)));
         }
@@ -190,11 +204,15 @@ impl Kernel {
             Self::Router => "router_score",
             Self::Select(_) => "candidates_select",
             Self::Sort(..) => "candidates_sort",
+            Self::Points => "candidates_points",
+            Self::Merge => "candidates_merge",
             Self::PairsCount => "pairs_count",
             Self::PairsScan => "pairs_scan",
             Self::PairsScatter => "pairs_scatter",
             Self::RrrProject(..) => "scorer_rrr_project",
             Self::RrrScore(..) => "scorer_rrr_score",
+            Self::PqTables => "scorer_pq_tables",
+            Self::PqScore(..) => "scorer_pq_score",
             Self::RowsScore(..) => "scorer_rows_score",
             Self::Rerank(_) => "rerank_score",
             Self::Probe(Probe::Copy) => "probe_copy",
@@ -212,12 +230,16 @@ impl Kernel {
             Self::Router => &[Read, Read, Read, Read, Write, Write],
             Self::Select(_) => &[Write, Write, Read],
             Self::Sort(..) => &[Write, Read, Read, Read, Write],
+            Self::Points => &[Write, Read, Read],
+            Self::Merge => &[Read, Write, Write],
             Self::PairsCount => &[Read, Write, Write],
             Self::PairsScan => &[Read, Read, Write, Write],
             Self::PairsScatter => &[Read, Read, Read, Write],
             Self::RrrProject(..) => &[Read, Read, Read, Read, Read, Read, Read, Write],
-            Self::RrrScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
-            Self::RowsScore(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
+            Self::PqTables => &[Read, Read, Write, Write, Write],
+            Self::RrrScore(..) | Self::PqScore(..) | Self::RowsScore(..) => {
+                &[Read, Read, Read, Read, Read, Read, Write, Write]
+            }
             Self::Rerank(_) => &[Read, Read, Read, Read, Write],
             Self::Probe(Probe::Copy) => &[Read, Write],
             Self::Probe(_) => &[Write],
@@ -249,6 +271,8 @@ impl Kernel {
                 }
                 parts.push(part!("candidates_sort"));
             }
+            Self::Points => parts.push(part!("candidates_points")),
+            Self::Merge => parts.extend([ORDER, part!("candidates_merge")]),
             Self::PairsCount => parts.push(part!("pairs_count")),
             Self::PairsScan => parts.extend([sums, SPAN, part!("pairs_scan")]),
             Self::PairsScatter => parts.push(part!("pairs_scatter")),
@@ -258,6 +282,14 @@ impl Kernel {
             Self::RrrScore(bits, plan) => {
                 parts.extend([ORDER, SPAN, work(plan), codes(bits), BLOCKS, SURVIVORS]);
                 parts.push(part!("scorer_rrr_score"));
+            }
+            Self::PqTables => parts.extend([ORDER, part!("scorer_pq_tables")]),
+            Self::PqScore(bits, plan) => {
+                let words = match bits {
+                    Bits::B4 => part!("shared/words_x4"),
+                    Bits::B8 => part!("shared/words_x8"),
+                };
+                parts.extend([ORDER, SPAN, work(plan), words, SURVIVORS, part!("scorer_pq_score")]);
             }
             Self::RowsScore(kind, plan) => {
                 parts.extend([ORDER, SPAN, work(plan), SURVIVORS]);
@@ -346,7 +378,7 @@ impl fmt::Display for Kernel {
             .iter()
             .filter_map(|part| part.name.strip_prefix("shared/"))
             .filter(|name| {
-                ["rows", "values", "metric", "codes", "work", "tie", "sort"]
+                ["rows", "values", "metric", "codes", "words", "work", "tie", "sort"]
                     .iter()
                     .any(|p| name.starts_with(p))
             })

@@ -44,6 +44,14 @@ gpu_structs! {
         grid_width: u32, n_rows: u32, stride: u32, len: u32,
         half_len: u32, n_out: u32, add_norm: u32, pad: u32,
     }
+    /// What a query's lookup tables bring beside their bytes.
+    TableHead { bias: f32, step: f32, }
+    /// `scorer_pq_tables`.
+    PqParams {
+        grid_width: u32, n_rows: u32, s: u32, m: u32,
+        width: u32, n_words: u32, n_tables: u32, query_stride: u32,
+        factor: f32, pad_0: u32, pad_1: u32, pad_2: u32,
+    }
     /// `rerank_score`.
     RerankParams {
         grid_width: u32, n_rows: u32, stride: u32, row_groups: u32,
@@ -58,7 +66,8 @@ gpu_structs! {
         query_steps: u32, query_stride: u32, block_words: u32, has_norm: u32,
         factor: f32, stride: u32, list_from: u32, run_from: u32,
         record_words: u32, column_words: u32, column_len: u32, rank: u32,
-        t_stride: u32, row_quads: u32, dim: u32, pad: u32,
+        t_stride: u32, row_quads: u32, dim: u32, table_words: u32,
+        has_base: u32, pad_0: u32, pad_1: u32, pad_2: u32,
     }
 }
 

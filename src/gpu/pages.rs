@@ -3,16 +3,32 @@
 //! Searches go through the pages in the same order again and again, so the one used last is the one needed last: it
 //! makes room, and what was there first stays. The least recently used would be thrown out just before its turn.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{Buffer, Gpu, GpuError};
-use crate::format::TensorBytes;
+use crate::{
+    format::{ALIGN, TensorBytes},
+    lists::Lists,
+};
 
 /// Bytes uploaded at a time: bounds the driver's copy of what is on its way.
 const PIECE: usize = 32 << 20;
 
 /// A page of a [`Pages`].
 pub(crate) type PageId = usize;
+
+/// Some lists' part of a tensor.
+pub(crate) struct ListPage {
+    /// Positions in its lists.
+    pub positions: Range<usize>,
+    pub id: PageId,
+    pub list_from: usize,
+    /// Where its first run begins in the tensor, in cache lines.
+    pub run_from: usize,
+}
 
 /// All pages of an index.
 pub(crate) struct Pages {
@@ -48,6 +64,43 @@ impl Pages {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.pages.push(Page { label, source, buffer: None, used_at: 0 });
         state.pages.len() - 1
+    }
+
+    /// Splits a tensor of one run a list into pages of at most `page_bytes`, whole lists each. `starts`: where each
+    /// list's run begins, and where the last one ends.
+    pub fn add_lists(
+        &mut self,
+        label: &'static str,
+        bytes: &TensorBytes,
+        starts: &[usize],
+        lists: &Lists,
+        page_bytes: u64,
+    ) -> Result<Vec<ListPage>, GpuError> {
+        let most = usize::try_from(page_bytes).unwrap_or(usize::MAX);
+        let mut out = Vec::new();
+        let mut from = 0;
+        while from < lists.len() {
+            let mut to = from + 1;
+            while to < lists.len() && starts[to + 1] - starts[from] <= most {
+                to += 1;
+            }
+            let needed = starts[to] - starts[from];
+            if needed > most {
+                return Err(GpuError::TooLarge {
+                    what: format!("list {from} in {label}"),
+                    needed: needed as u64,
+                    allowed: page_bytes,
+                });
+            }
+            out.push(ListPage {
+                positions: lists.range(from).start..lists.range(to - 1).end,
+                id: self.add(label, bytes.part(starts[from]..starts[to])),
+                list_from: from,
+                run_from: starts[from] / ALIGN,
+            });
+            from = to;
+        }
+        Ok(out)
     }
 
     /// Bytes of all pages.

@@ -55,6 +55,31 @@ pub(crate) fn select(recording: &mut Recording, rows: Rows<'_>, keep: usize, exp
     recording.dispatch(Kernel::Select(rows.tie), &params, &bindings, Grid::Groups(rows.n_rows as u64), cost);
 }
 
+/// Brings the copies of each point together: of the first `keep` candidates of each row, positions become points, and of
+/// each point only the best entry stays. `merged`: room for `keep` candidates a row.
+pub(crate) fn merge(
+    recording: &mut Recording,
+    rows: Rows<'_>,
+    keep: usize,
+    points: &Buffer,
+    (merged, heads): (&Buffer, &Buffer),
+) {
+    let params = SelectParams {
+        grid_width: recording.gpu().grid_width(),
+        n_rows: narrow(rows.n_rows),
+        stride: narrow(rows.stride),
+        keep: narrow(keep),
+    };
+    let n = (rows.n_rows * keep) as f64;
+    let grid = || Grid::Groups(((rows.n_rows * keep) as u64).div_ceil(64));
+    let bindings = [rows.candidates, rows.states, points];
+    recording.dispatch(Kernel::Points, &params, &bindings, grid(), Cost { bytes: 20.0 * n, ops: n });
+    sort(recording, Rows { tie: Tie::Item, ..rows }, keep, (merged, keep), heads, false);
+    recording.clear(rows.states, rows.n_rows as u64 * 8);
+    let bindings = [merged, rows.candidates, rows.states];
+    recording.dispatch(Kernel::Merge, &params, &bindings, grid(), Cost { bytes: 24.0 * n, ops: n });
+}
+
 /// Sorts the first `len` of each row and writes the best `n_out` to `sorted`. `norms`: added to the scores first.
 pub(crate) fn sort(
     recording: &mut Recording,

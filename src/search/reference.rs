@@ -49,7 +49,8 @@ pub(super) fn search<V: Vectors>(
             let range = model.lists.range(list);
             let scores: Vec<f32> = match &model.scorer {
                 Scorer::Pq(pq) => {
-                    let tables = tables.as_ref().map(|t| pq::reference::scores(pq, list, range.len(), t, base));
+                    let tables =
+                        tables.as_ref().map(|t| pq::reference::scores(pq, list, range.len(), t, base));
                     tables.unwrap_or_default()
                 }
                 Scorer::Rrr(rrr) => rrr::reference::scores(rrr, list, range.len(), &reduced, &blocks),

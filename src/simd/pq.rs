@@ -215,9 +215,7 @@ impl Simd {
                 },
                 // SAFETY: as above, VBMI included.
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Vbmi, Bits::B8) => unsafe {
-                    super::pq_x86::scan_x8_vbmi(&run, seen, &mut out)
-                },
+                (Level::Avx512Vbmi, Bits::B8) => unsafe { super::pq_x86::scan_x8_vbmi(&run, seen, &mut out) },
                 // SAFETY: as above, for AVX2.
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx2 | Level::Avx2Vnni, Bits::B4) => unsafe {

@@ -149,8 +149,7 @@ unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Surv
             let norms = unsafe { _mm512_loadu_ps(run.bytes.as_ptr().add(run.norms_at() + 4 * at).cast()) };
             part = _mm512_add_ps(part, norms);
         }
-        let score =
-            _mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(run.step), _mm512_cvtepi32_ps(sums)), part);
+        let score = _mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(run.step), _mm512_cvtepi32_ps(sums)), part);
         let valid = low_lanes(run.n_vectors - at);
         let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(valid, score, threshold);
         if mask != 0 {

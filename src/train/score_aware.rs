@@ -123,9 +123,8 @@ pub(crate) fn conjugate_gradient(
     steps: usize,
     tolerance: f64,
 ) {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
     let mut product = vec![0.0; x.len()];
     apply(x, &mut product);
     let mut residual: Vec<f32> = b.iter().zip(&product).map(|(b, p)| b - p).collect();

@@ -15,7 +15,11 @@ use crate::{
     index::Model,
     stage::{
         rerank,
-        scorer::{self, rrr::gpu::GpuRrr},
+        scorer::{
+            self,
+            pq::gpu::{GpuPq, Tables},
+            rrr::gpu::GpuRrr,
+        },
     },
 };
 
@@ -34,7 +38,10 @@ pub(super) struct Chunk<'a> {
     pub plan: &'a BatchPlan,
     pub n_rows: usize,
     pub n_probe: usize,
+    /// Positions kept of those scored.
     pub keep: usize,
+    /// Points kept of those positions.
+    pub n_rerank: usize,
     pub k: usize,
 }
 
@@ -57,6 +64,7 @@ impl Chunk<'_> {
                 primitives::select(&mut self.recording, rows, self.keep, expected);
             }
         }
+        self.merge();
         self.rerank()?;
         self.finish();
         Ok(())
@@ -64,7 +72,8 @@ impl Chunk<'_> {
 
     /// Whether the candidates are cut to the best before they are put in order.
     fn selects(&self) -> bool {
-        self.searcher.refine.is_some() || self.lacks_norm() || self.plan.stride > SORT_MAX
+        let finishes = self.searcher.refine.is_none() && self.searcher.points.is_none() && !self.lacks_norm();
+        !finishes || self.plan.stride > SORT_MAX
     }
 
     /// Whether approximate scores are the results and lack the query's norm.
@@ -83,6 +92,9 @@ impl Chunk<'_> {
         let rows = (reduced(searcher, scratch), s, stride);
         let codes = (&scratch.codes, searcher.steps);
         primitives::quantise(recording, self.n_rows, rows, codes, &scratch.heads);
+        if let GpuScorer::Pq(pq) = &searcher.scorer {
+            pq.prepare(recording, self.n_rows, (reduced(searcher, scratch), stride), tables(scratch));
+        }
     }
 
     fn route(&mut self) {
@@ -106,7 +118,7 @@ impl Chunk<'_> {
             n_rows: self.n_rows,
             stride: n_lists,
             tie: Tie::Item,
-            ties: &searcher.ties,
+            ties: &searcher.ties.by_point,
         };
         // Up to what a small workgroup sorts, sorting takes no longer than selecting first.
         let len = if n_lists > 128 && self.n_probe < n_lists {
@@ -119,9 +131,13 @@ impl Chunk<'_> {
         primitives::sort(&mut self.recording, rows, len, sorted, &scratch.heads, false);
     }
 
+    fn n_positions(&self) -> usize {
+        self.model.lists.sizes().n_positions()
+    }
+
     /// Points a query meets in some probes, on average.
     fn expected(&self, n_probes: usize) -> f64 {
-        n_probes as f64 * self.model.n as f64 / self.model.lists.len() as f64
+        n_probes as f64 * self.n_positions() as f64 / self.model.lists.len() as f64
     }
 
     /// A page of the index on the device; what is recorded may have to run first, to make room.
@@ -156,7 +172,7 @@ impl Chunk<'_> {
                 Grid::Indirect(scratch.grid.clone())
             }
         };
-        let share = positions.len() as f64 / self.model.n as f64;
+        let share = positions.len() as f64 / self.n_positions() as f64;
         PageWork { params, grid, points: points * share, read: read * share }
     }
 
@@ -170,7 +186,7 @@ impl Chunk<'_> {
             probe_from: narrow(round.probe_from),
             n_slots: narrow(self.n_rows * round.n_probes),
             page_from: 0,
-            page_to: narrow(self.model.n),
+            page_to: narrow(self.n_positions()),
             round_from: narrow(round.points.0),
             round_to: narrow(round.points.1),
             tile_points: narrow(TILE_POINTS),
@@ -184,10 +200,11 @@ impl Chunk<'_> {
         let points = self.n_rows as f64 * self.expected(round.n_probes);
         let read = match self.plan.plan {
             Plan::QueryMajor => points,
-            Plan::ClusterMajor => points.min(self.model.n as f64),
+            Plan::ClusterMajor => points.min(self.n_positions() as f64),
         };
         match &searcher.scorer {
             GpuScorer::Rrr(rrr) => self.score_rrr(rrr, round, &base, (points, read)),
+            GpuScorer::Pq(pq) => self.score_pq(pq, round, &base, (points, read)),
             GpuScorer::Rows(rows) => {
                 for page in &rows.pages {
                     if !searcher.touches(self.model, round, &page.positions) {
@@ -262,6 +279,44 @@ impl Chunk<'_> {
         Ok(())
     }
 
+    fn score_pq(
+        &mut self,
+        pq: &GpuPq,
+        round: &Round,
+        base: &ScanParams,
+        load: (f64, f64),
+    ) -> Result<(), GpuError> {
+        let searcher = self.searcher;
+        for page in &pq.pages {
+            if !searcher.touches(self.model, round, &page.positions) {
+                continue;
+            }
+            let buffer = self.page(page.id)?;
+            let work = self.work(base, &page.positions, narrow(TILE_POINTS), load);
+            let Self { scratch, recording, .. } = self;
+            pq.score(
+                recording,
+                work,
+                (page, &buffer),
+                tables(scratch),
+                inputs(searcher, scratch, self.plan.plan),
+                (&scratch.candidates, &scratch.states),
+            );
+        }
+        Ok(())
+    }
+
+    /// From positions to points, each once.
+    fn merge(&mut self) {
+        let Some(positions) = &self.searcher.points else { return };
+        let scratch = &self.scratch;
+        let room = (&scratch.merged, &scratch.heads);
+        let rows = points(self.searcher, scratch, self.plan, self.n_rows);
+        primitives::merge(&mut self.recording, rows, self.keep, positions, room);
+        let rows = by_point(self.searcher, rows);
+        primitives::select(&mut self.recording, rows, self.n_rerank, self.keep as f64);
+    }
+
     fn rerank(&mut self) -> Result<(), GpuError> {
         let Some(rows) = &self.searcher.refine else { return Ok(()) };
         for page in &rows.pages {
@@ -272,12 +327,13 @@ impl Chunk<'_> {
                 (page, &buffer),
                 (&self.scratch.queries, padded(self.model.dim)),
                 (&self.scratch.candidates, &self.scratch.states),
-                (self.n_rows, self.plan.stride, self.keep),
+                (self.n_rows, self.plan.stride, self.n_rerank),
             );
         }
-        if self.keep > SORT_MAX && self.k < self.keep {
+        if self.n_rerank > SORT_MAX && self.k < self.n_rerank {
             let rows = points(self.searcher, &self.scratch, self.plan, self.n_rows);
-            primitives::select(&mut self.recording, rows, self.k, self.keep as f64);
+            let rows = by_point(self.searcher, rows);
+            primitives::select(&mut self.recording, rows, self.k, self.n_rerank as f64);
         }
         Ok(())
     }
@@ -285,19 +341,19 @@ impl Chunk<'_> {
     /// Puts the best in order and adds what the scores still lack.
     fn finish(&mut self) {
         let len = match self.selects() {
-            true if self.keep > SORT_MAX => self.keep.min(self.k),
-            true => self.keep,
+            true if self.n_rerank > SORT_MAX => self.n_rerank.min(self.k),
+            true => self.n_rerank,
             false => self.plan.stride,
         };
         let add_norm = self.lacks_norm();
         let scratch = &self.scratch;
-        let rows = points(self.searcher, scratch, self.plan, self.n_rows);
+        let rows = by_point(self.searcher, points(self.searcher, scratch, self.plan, self.n_rows));
         let sorted = (&scratch.sorted, self.k);
         primitives::sort(&mut self.recording, rows, len, sorted, &scratch.heads, add_norm);
     }
 }
 
-/// The candidates among the points.
+/// The candidates among the positions.
 fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan, n_rows: usize) -> Rows<'a> {
     Rows {
         candidates: &scratch.candidates,
@@ -305,8 +361,18 @@ fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan,
         n_rows,
         stride: plan.stride,
         tie: searcher.tie,
-        ties: &searcher.ties,
+        ties: &searcher.ties.by_position,
     }
+}
+
+/// The same candidates once their positions are points.
+fn by_point<'a>(searcher: &'a GpuSearcher, rows: Rows<'a>) -> Rows<'a> {
+    Rows { ties: &searcher.ties.by_point, ..rows }
+}
+
+/// The batch's lookup tables.
+fn tables(scratch: &Scratch) -> Tables<'_> {
+    Tables { lows: &scratch.table_lows, bytes: &scratch.table_bytes, heads: &scratch.table_heads }
 }
 
 /// The queries that router and scorer see.

@@ -148,6 +148,14 @@ lane! {
     t_codes,
     /// Their heads.
     t_heads,
+    /// Candidates in the order of their points.
+    merged,
+    /// The least entry of each lookup table.
+    table_lows,
+    /// Lookup tables.
+    table_bytes,
+    /// Their heads.
+    table_heads,
     /// Results.
     sorted,
 }

@@ -32,7 +32,7 @@ use crate::{
     rows::gpu::GpuRows,
     stage::{
         router::gpu::GpuRouter,
-        scorer::{Scorer, rrr::gpu::GpuRrr},
+        scorer::{Scorer, pq::gpu::GpuPq, rrr::gpu::GpuRrr},
         transform::gpu::GpuPca,
     },
     topk::{NO_ID, key_score},
@@ -57,9 +57,12 @@ pub(super) struct GpuSearcher {
     refine: Option<GpuRows>,
     /// Position and run of each list, `[n_lists + 1]`.
     lists: Buffer,
-    /// What equal scores stand by: ids, whose order by position is in `ties`, or positions where they are the ids.
+    /// What equal scores stand by: ids, whose order by position and by point is in `ties`, or positions where they are the
+    /// ids.
     tie: Tie,
-    ties: Buffer,
+    ties: Ties,
+    /// The point at each position, where lists hold copies.
+    points: Option<Buffer>,
     /// Ids by their order, where they need 64 bits.
     wide_ids: Option<Vec<u64>>,
     bounds: Bounds,
@@ -70,8 +73,15 @@ pub(super) struct GpuSearcher {
     scratch: ScratchPool,
 }
 
+/// What orders equal scores, by position and by point.
+struct Ties {
+    by_position: Buffer,
+    by_point: Buffer,
+}
+
 enum GpuScorer {
     Rrr(Box<GpuRrr>),
+    Pq(Box<GpuPq>),
     Rows(GpuRows),
 }
 
@@ -80,7 +90,11 @@ impl GpuSearcher {
     pub fn new(model: &Model, gpu: Gpu) -> Result<Self, GpuError> {
         let n_lists = model.lists.len();
         let s = model.scored_dims();
-        let fixed = (model.n * 4 + n_lists * (2 * s + 16) + model.dim * s * 2) as u64;
+        let sizes = model.lists.sizes();
+        let n_positions = sizes.n_positions();
+        // Ids by point; where there are copies, points and ids by position.
+        let ids = if sizes.n_copies > 1 { sizes.n * 4 + n_positions * 8 } else { sizes.n * 4 };
+        let fixed = (ids + n_lists * (2 * s + 16) + model.dim * s * 2) as u64;
         // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
         let budget = match gpu.memory() {
             None => None,
@@ -100,40 +114,57 @@ impl GpuSearcher {
                 run_starts = GpuRrr::run_starts(rrr).collect();
                 GpuScorer::Rrr(Box::new(GpuRrr::new(&mut pages, rrr, &model.lists, page_bytes)?))
             }
+            Scorer::Pq(pq) => {
+                run_starts = GpuPq::run_starts(pq).collect();
+                let has_base = router.is_some();
+                let pq = GpuPq::new(&gpu, &mut pages, pq, &model.lists, has_base, page_bytes)?;
+                GpuScorer::Pq(Box::new(pq))
+            }
             Scorer::Rows(rows) => {
-                GpuScorer::Rows(GpuRows::new(&gpu, &mut pages, rows, model.n, model.metric, page_bytes)?)
+                GpuScorer::Rows(GpuRows::new(&gpu, &mut pages, rows, n_positions, model.metric, page_bytes)?)
             }
         };
         let refine = match &model.refine {
             Some(rows) => Some(GpuRows::new(&gpu, &mut pages, rows, model.n, model.metric, page_bytes)?),
             None => None,
         };
-        let mut sizes: Vec<usize> = (0..n_lists).map(|list| model.lists.range(list).len()).collect();
+        let mut lengths: Vec<usize> = (0..n_lists).map(|list| model.lists.range(list).len()).collect();
         let mut lists: Vec<[u32; 2]> = (0..n_lists)
             .map(|list| [narrow(model.lists.range(list).start), narrow(run_starts[list])])
             .collect();
-        lists.push([narrow(model.n), narrow(run_starts[n_lists])]);
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        lists.push([narrow(n_positions), narrow(run_starts[n_lists])]);
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
         let mut largest = vec![0; n_lists + 1];
-        for (i, size) in sizes.iter().enumerate() {
-            largest[i + 1] = largest[i] + size;
+        for (i, length) in lengths.iter().enumerate() {
+            largest[i + 1] = largest[i] + length;
         }
         let (tie, ties, wide_ids) = ties(model.lists.ids());
         let slot_bytes = match &scorer {
             GpuScorer::Rrr(rrr) => (rrr.t_len * 4).max(rrr.t_steps * 16),
-            GpuScorer::Rows(_) => 8,
+            GpuScorer::Pq(_) | GpuScorer::Rows(_) => 8,
+        };
+        let table_bytes = match &scorer {
+            GpuScorer::Pq(pq) => pq.n_tables().0 * pq.n_tables().1.max(4),
+            _ => 0,
         };
         let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4);
         // Beyond 128 MiB a buffer holds more candidates than a chunk of queries has use for.
         let buffer = gpu.max_binding().min(128 << 20).min(scratch);
+        let by_point = upload(&gpu, "ids", bytemuck::cast_slice(&ties))?;
+        let (mut points, mut by_position) = (None, by_point.clone());
+        if let Some(at) = model.lists.points() {
+            by_position = upload(&gpu, "ids by position", bytemuck::cast_slice(&ranks(&ties, at)))?;
+            points = Some(upload(&gpu, "points", bytemuck::cast_slice(at))?);
+        }
         let searcher = Self {
             lists: upload(&gpu, "lists", bytemuck::cast_slice(&lists))?,
-            ties: upload(&gpu, "ids", bytemuck::cast_slice(&ties))?,
+            ties: Ties { by_position, by_point },
+            points,
             tie,
             wide_ids,
             bounds: Bounds {
                 largest,
-                row_bytes: padded(model.dim).max(padded(s)) * 4,
+                row_bytes: (padded(model.dim).max(padded(s)) * 4).max(table_bytes),
                 slot_bytes,
                 buffer,
                 groups: u64::from(gpu.grid_width()).pow(2),
@@ -195,7 +226,9 @@ impl GpuSearcher {
         let n = request.queries.n_rows();
         let effort = request.effort;
         let n_probe = effort.n_probe.min(model.lists.len() - model.lists.n_empty());
-        let plan = self.plan(model, n, n_probe, effort.n_rerank, request.k)?;
+        // Among so many positions there are n_rerank points.
+        let keep = effort.n_rerank * model.lists.sizes().n_copies;
+        let plan = self.plan(model, n, n_probe, keep, request.k)?;
         let sizes = self.sizes(model, &plan, n_probe, request.k, plan.rows.min(n));
         let _share = self.scratch.take(sizes.total() * if n > plan.rows { 2 } else { 1 });
         let mut in_flight: Option<(usize, usize, Lane, Submission)> = None;
@@ -311,7 +344,8 @@ impl GpuSearcher {
             plan,
             n_rows: rows,
             n_probe,
-            keep,
+            keep: keep * model.lists.sizes().n_copies,
+            n_rerank: keep,
             k,
         };
         chunk.record()?;
@@ -331,7 +365,11 @@ impl GpuSearcher {
         let slots = rows * plan.rounds.iter().map(|round| round.n_probes).max().unwrap_or(1);
         let (t_len, t_steps) = match &self.scorer {
             GpuScorer::Rrr(rrr) => (rrr.t_len, rrr.t_steps),
-            GpuScorer::Rows(_) => (0, 0),
+            GpuScorer::Pq(_) | GpuScorer::Rows(_) => (0, 0),
+        };
+        let (n_tables, n_words) = match &self.scorer {
+            GpuScorer::Pq(pq) => pq.n_tables(),
+            GpuScorer::Rrr(_) | GpuScorer::Rows(_) => (0, 0),
         };
         let cluster = usize::from(plan.plan == Plan::ClusterMajor);
         let routed = if self.router.is_some() { rows * n_lists } else { 0 };
@@ -350,6 +388,10 @@ impl GpuSearcher {
             projected: slots * t_len * 4,
             t_codes: slots * t_steps * 16,
             t_heads: if t_len > 0 { slots * 16 } else { 0 },
+            merged: if self.points.is_some() { rows * plan.keep * 8 } else { 0 },
+            table_lows: rows * n_tables * 4,
+            table_bytes: rows * n_tables * n_words,
+            table_heads: if n_tables > 0 { rows * 8 } else { 0 },
             sorted: rows * k * 8,
         }
     }
@@ -377,10 +419,22 @@ fn read_queries<V: Vectors>(
     Ok(done.into_iter().collect::<Result<(), _>>()?)
 }
 
+/// The rank of each position by the tie of its point, copies of a point by position: selecting wants no two alike.
+fn ranks(ties: &[u32], points: &[u32]) -> Vec<u32> {
+    use rayon::prelude::*;
+    let mut order: Vec<u32> = (0..narrow(points.len())).collect();
+    order.par_sort_unstable_by_key(|&position| (ties[points[position as usize] as usize], position));
+    let mut ranks = vec![0; order.len()];
+    for (rank, position) in (0..).zip(order) {
+        ranks[position as usize] = rank;
+    }
+    ranks
+}
+
 /// What orders equal scores: positions, or ids where they have 32 bits, else their ranks and the ids by rank.
 fn ties(ids: &Ids) -> (Tie, Vec<u32>, Option<Vec<u64>>) {
     match ids {
-        Ids::Positions => (Tie::Item, Vec::new(), None),
+        Ids::Points => (Tie::Item, Vec::new(), None),
         Ids::U32(ids) => (Tie::Id, ids.to_vec(), None),
         Ids::U64(ids) => {
             let mut wide: Vec<u64> = ids.to_vec();

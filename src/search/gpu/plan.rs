@@ -47,6 +47,8 @@ pub(super) struct BatchPlan {
     pub rows: usize,
     /// Candidates a query, at most.
     pub stride: usize,
+    /// Candidates a query that are kept.
+    pub keep: usize,
     pub plan: Plan,
     pub rounds: Vec<Round>,
 }
@@ -125,7 +127,7 @@ impl Bounds {
                 from += 1;
             }
         }
-        Ok(BatchPlan { rows, stride, plan, rounds })
+        Ok(BatchPlan { rows, stride, keep, plan, rounds })
     }
 }
 

@@ -19,7 +19,8 @@ pub(crate) fn scores(pq: &Pq, list: usize, m: usize, tables: &PqTables, base: f3
     let (shape, run) = (pq.shape, pq.run(list));
     (0..m)
         .map(|i| {
-            let entry = |table| usize::from(tables.bytes[table * shape.n_words() + shape.code(run, i, table)]);
+            let entry =
+                |table| usize::from(tables.bytes[table * shape.n_words() + shape.code(run, i, table)]);
             let sum: usize = (0..shape.m).map(entry).sum();
             tables.step * sum as f32 + (base + tables.bias + shape.norm(run, m, i))
         })

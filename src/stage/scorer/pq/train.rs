@@ -249,7 +249,9 @@ impl Codebooks {
         let (shape, s, n_words) = (self.shape, self.shape.s, self.shape.n_words());
         let book = shape.width() * n_words;
         let mut right = vec![0.0; self.values.len()];
-        self.gather(sample, codes, &mut right, |i, v| v.copy_from_slice(&sample.residuals[i * s..(i + 1) * s]));
+        self.gather(sample, codes, &mut right, |i, v| {
+            v.copy_from_slice(&sample.residuals[i * s..(i + 1) * s])
+        });
         let mut values = std::mem::take(&mut self.values);
         let apply = |theta: &[f32], out: &mut [f32]| {
             self.gather(sample, codes, out, |i, v| {
@@ -469,7 +471,10 @@ mod tests {
                 assert!((last / loss_of(&books, &sample, &codes) - 1.0).abs() < 1e-4);
                 books.update(&sample, &codes, 3);
                 let moved = loss_of(&books, &sample, &codes);
-                assert!(moved <= last * 1.00001, "{bits:?}: codebooks raised the loss from {last} to {moved}");
+                assert!(
+                    moved <= last * 1.00001,
+                    "{bits:?}: codebooks raised the loss from {last} to {moved}"
+                );
                 let kept = codes.clone();
                 last = books.encode(&sample, &mut codes);
                 // Descent starts from the nearest codewords, not from the codes before: it may end elsewhere, by little.

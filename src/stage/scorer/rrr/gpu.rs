@@ -1,7 +1,5 @@
 //! The regressions on the device: t = qA a pair, then tB for the list's points, page by page.
 
-use std::ops::Range;
-
 use super::Rrr;
 use crate::{
     block::BLOCK,
@@ -10,7 +8,7 @@ use crate::{
         Buffer, GpuError,
         kernel::{Kernel, Plan},
         layout::{ScanParams, narrow},
-        pages::{PageId, Pages},
+        pages::{ListPage, Pages},
         primitives::{PageWork, PairInputs},
         recording::{Cost, Recording},
     },
@@ -33,49 +31,13 @@ pub(crate) struct GpuRrr {
     b_bits: crate::spec::Bits,
 }
 
-/// Some lists' part of a tensor.
-pub(crate) struct ListPage {
-    /// Positions of its lists' points.
-    pub positions: Range<usize>,
-    pub id: PageId,
-    list_from: usize,
-    run_from: usize,
-}
-
 impl GpuRrr {
     /// Splits the tensors into pages of at most `page_bytes`, whole lists each.
     pub fn new(pages: &mut Pages, rrr: &Rrr, lists: &Lists, page_bytes: u64) -> Result<Self, GpuError> {
         let shape = rrr.shape;
-        let mut split = |label: &'static str, bytes: crate::format::TensorBytes, starts: &[usize]| {
-            let most = usize::try_from(page_bytes).unwrap_or(usize::MAX);
-            let mut out = Vec::new();
-            let mut from = 0;
-            while from < lists.len() {
-                let mut to = from + 1;
-                while to < lists.len() && starts[to + 1] - starts[from] <= most {
-                    to += 1;
-                }
-                let needed = starts[to] - starts[from];
-                if needed > most {
-                    return Err(GpuError::TooLarge {
-                        what: format!("list {from} in {label}"),
-                        needed: needed as u64,
-                        allowed: page_bytes,
-                    });
-                }
-                out.push(ListPage {
-                    positions: lists.range(from).start..lists.range(to - 1).end,
-                    id: pages.add(label, bytes.part(starts[from]..starts[to])),
-                    list_from: from,
-                    run_from: starts[from] / ALIGN,
-                });
-                from = to;
-            }
-            Ok(out)
-        };
         let a_starts: Vec<usize> = (0..=lists.len()).map(|list| list * shape.a_bytes()).collect();
-        let a = split("rrr.a", rrr.a.tensor_bytes(), &a_starts)?;
-        let b = split("rrr.b", rrr.b.tensor_bytes(), &rrr.starts)?;
+        let a = pages.add_lists("rrr.a", &rrr.a.tensor_bytes(), &a_starts, lists, page_bytes)?;
+        let b = pages.add_lists("rrr.b", &rrr.b.tensor_bytes(), &rrr.starts, lists, page_bytes)?;
         let t_len = shape.rank + 1;
         let project = ScanParams {
             query_steps: narrow(shape.a.query_len().div_ceil(16)),
