@@ -20,6 +20,7 @@ fn searches(criterion: &mut Criterion) {
         ("PCA128,IVF128,RRR64x4,Refine(f16)", 16, 50, 0.96),
         ("PCA128,IVF128,RRR32,Refine(sq8)", 16, 100, 0.95),
         ("IVF128,SQ8,Refine(f32)", 16, 50, 0.96),
+        ("IVF128(soar),APQ96x4,Refine(f16)", 8, 50, 0.95),
         ("IVF128,Flat", 16, K, 0.96),
     ] {
         let index = Index::builder(spec.parse().expect("a specification"))

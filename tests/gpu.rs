@@ -47,9 +47,17 @@ fn small_limits_split_the_index_into_pages() {
     let options = GpuOptions { max_binding: Some(1 << 16), max_workgroups: Some(16), ..Default::default() };
     let Some(gpu) = gpu_with(options) else { return };
     let (base, queries) = (made(5000, 40, 3), made(150, 40, 4));
-    for spec in
-        ["Flat", "SQ8", "PCA32,IVF20,RRR16,Refine(f32)", "IVF20,RRR16x4,Refine(f16)", "IVF20,SQ8,Refine(sq8)"]
-    {
+    for spec in [
+        "Flat",
+        "SQ8",
+        "PCA32,IVF20,RRR16,Refine(f32)",
+        "IVF20,RRR16x4,Refine(f16)",
+        "IVF20,SQ8,Refine(sq8)",
+        "IVF20,PQ20x4,Refine(f16)",
+        "IVF20,APQ17x8",
+        "IVF20(soar=2),APQ20x4,Refine(f32)",
+        "IVF20(soar),RRR16,Refine(f16)",
+    ] {
         for metric in [Metric::Ip, Metric::L2] {
             let index = build(spec, metric, base.view());
             for (k, n_probe, n_rerank) in [(10, 4, 40), (100, 20, 300)] {
@@ -71,7 +79,12 @@ fn an_index_beyond_the_memory_budget_streams_through() {
     let (base, queries) = (made(40_000, 48, 6), made(130, 48, 7));
     let options = GpuOptions { memory: Some(8 << 20), ..Default::default() };
     let Some(gpu) = gpu_with(options) else { return };
-    for spec in ["Flat", "PCA32,IVF30,RRR16,Refine(f32)", "IVF60,RRR32,Refine(f32)"] {
+    for spec in [
+        "Flat",
+        "PCA32,IVF30,RRR16,Refine(f32)",
+        "IVF60,RRR32,Refine(f32)",
+        "IVF60(soar=2),APQ30x4,Refine(f32)",
+    ] {
         let index = build(spec, Metric::L2, base.view());
         assert!(index.n_bytes() > 4 << 20);
         let searcher = index.searcher(gpu.clone().into()).unwrap();
@@ -108,7 +121,13 @@ fn a_memory_budget_holds_under_many_threads() {
 fn large_k_and_n_rerank_have_no_cap() {
     let Some(gpu) = gpu() else { return };
     let (base, queries) = (made(5000, 24, 8), made(20, 24, 9));
-    for spec in ["Flat", "IVF8,RRR16", "PCA20,IVF8,RRR16,Refine(f32)", "IVF8,SQ8,Refine(f16)"] {
+    for spec in [
+        "Flat",
+        "IVF8,RRR16",
+        "PCA20,IVF8,RRR16,Refine(f32)",
+        "IVF8,SQ8,Refine(f16)",
+        "IVF8(soar=2),PQ8x4,Refine(f16)",
+    ] {
         for metric in [Metric::Cosine, Metric::L2] {
             let index = build(spec, metric, base.view());
             for (k, n_rerank) in [(1500, 1500), (1500, 3000), (1024, 1025), (5100, 5000), (10, 5000)] {
@@ -133,6 +152,8 @@ fn as_many_candidates_as_points_in_several_rounds() {
             ("IVF64,RRR32,Refine(f32)", 600, 600),
             ("IVF64,RRR32", 600, 600),
             ("IVF64,SQ8", 700, 700),
+            ("IVF64(soar=2),PQ16x4", 700, 700),
+            ("IVF64(soar=2),PQ16x8,Refine(f32)", 10, 600),
         ] {
             let index = build(spec, Metric::L2, base.view());
             let params = SearchParams::new(k).n_probe(64).n_rerank(n_rerank);
@@ -171,6 +192,7 @@ fn the_embedded_set_is_searched_alike_and_repeatedly() {
         ("PCA128,IVF128,RRR64x4,Refine(sq8)", Metric::Ip, 0.95),
         ("IVF128,RRR32,Refine(f32)", Metric::L2, 0.95),
         ("IVF128,SQ8,Refine(f32)", Metric::Cosine, 0.96),
+        ("IVF128(soar),APQ96x4,Refine(f16)", Metric::Cosine, 0.95),
     ] {
         let index = build(spec, metric, base.view());
         let searcher = index.searcher(gpu.clone().into()).unwrap();

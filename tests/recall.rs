@@ -25,6 +25,13 @@ fn recall_floors() {
         ("PCA128,IVF128,RRR64x4,Refine(f32)", 16, 100, 0.96),
         ("IVF128,RRR32,Refine(f32)", 16, 100, 0.96),
         ("PCA128,IVF128,RRR64", 32, 10, 0.78),
+        ("IVF128,PQ96x4,Refine(f32)", 16, 100, 0.95),
+        ("IVF128,APQ96x4,Refine(f32)", 16, 100, 0.95),
+        ("IVF128,PQ48x8,Refine(f32)", 16, 100, 0.95),
+        ("IVF128,APQ48x8(T=0.3),Refine(sq8)", 16, 100, 0.94),
+        ("IVF128(soar),APQ96x4,Refine(f16)", 8, 100, 0.95),
+        ("PCA128,IVF128(soar),RRR32,Refine(f32)", 8, 100, 0.95),
+        ("IVF128(T=0.2),RRR32,Refine(f32)", 16, 100, 0.95),
     ];
     for metric in [Metric::Cosine, Metric::Ip, Metric::L2] {
         // Rows of equal length rank alike under the three metrics.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::stage::scorer::pq::PqShape;
 
 const LENGTHS: [usize; 14] = [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 100, 131];
 
@@ -135,4 +136,97 @@ fn names_are_tokens() {
         assert_eq!(Simd::by_name(simd.name()), Some(simd));
     }
     assert_eq!(Simd::by_name("avx1024"), None);
+}
+
+/// Codes and tables that look random; the largest bytes often, so that 16-bit sums come near their end.
+fn coded(n: usize, m: usize, bits: Bits, has_norm: bool, seed: usize) -> (PqShape, Vec<u8>, Vec<u8>) {
+    let shape = PqShape { s: m, m, bits, has_norm };
+    let mut state = seed as u64 * 2 + 1;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let mut run = vec![0; shape.run_bytes(n)];
+    let codes = n.div_ceil(32) * shape.block_bytes();
+    run[..codes].fill_with(&mut byte);
+    for (i, norm) in run[codes..].chunks_exact_mut(4).enumerate() {
+        norm.copy_from_slice(&((i % 7) as f32).to_le_bytes());
+    }
+    let top = seed % 3;
+    let mut tables = vec![0; shape.n_tables() * shape.n_words()];
+    tables.fill_with(|| if top == 0 { 255 } else { byte() });
+    // The table that pads an odd number of subspaces.
+    tables[m * shape.n_words()..].fill(0);
+    (shape, run, tables)
+}
+
+#[test]
+fn lookups_are_equal() {
+    for (i, (n, m)) in [
+        (1, 1),
+        (31, 2),
+        (32, 3),
+        (33, 7),
+        (64, 25),
+        (127, 48),
+        (128, 50),
+        (129, 5),
+        (300, 51),
+        (700, 96),
+        (70, 256),
+        (65, 257),
+        (200, 300),
+        (40, 513),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (bits, has_norm) in [(Bits::B4, false), (Bits::B4, true), (Bits::B8, false), (Bits::B8, true)] {
+            let (shape, bytes, tables) = coded(n, m, bits, has_norm, i);
+            let run = PqRun { shape, bytes: &bytes, n_vectors: n, tables: &tables, part: -3.0, step: 0.25 };
+            let score = |point: usize| {
+                let entry = |t| usize::from(tables[t * shape.n_words() + shape.code(&bytes, point, t)]);
+                let sum: usize = (0..m).map(entry).sum();
+                0.25 * sum as f32 - 3.0 + shape.norm(&bytes, n, point)
+            };
+            for keep in [1, 10, n] {
+                let mut want: Vec<(f32, u64)> = (0..n).map(|p| (score(p), p as u64 + 40)).collect();
+                want.sort_by(|a, b| crate::topk::compare(*a, *b));
+                want.truncate(keep);
+                for simd in Simd::available() {
+                    let mut kept = Candidates::default();
+                    kept.reset(keep);
+                    simd.scan_pq(run, 40, &mut kept, &|p| u64::from(p));
+                    kept.cut(&|p| u64::from(p));
+                    let mut got: Vec<(f32, u64)> = kept
+                        .positions()
+                        .iter()
+                        .zip(kept.scores())
+                        .map(|(&p, &s)| (s, u64::from(p)))
+                        .collect();
+                    got.sort_by(|a, b| crate::topk::compare(*a, *b));
+                    assert_eq!(got, want, "{simd:?} {n} points, {m} subspaces of {bits:?}, {keep} kept");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_codes_are_chosen_by_is_equal_on_integers() {
+    for simd in Simd::available() {
+        for (width, n_words) in [(1, 16), (3, 16), (4, 256), (9, 256)] {
+            let words = integers(width * n_words, 1);
+            let (x, u) = (integers(width, 2), integers(width, 3));
+            let run = |simd: Simd| {
+                let (mut products, mut errors, mut along) =
+                    (vec![9.0; n_words], vec![9.0; n_words], vec![9.0; n_words]);
+                simd.word_products(&words, &x, &mut products);
+                simd.code_terms(&words, &x, &u, &mut errors, &mut along);
+                let best = simd.best_code(&errors, &along, 2.0, 3.0);
+                (products, errors, along, best)
+            };
+            assert_eq!(run(simd), run(SCALAR), "{simd:?} {width}×{n_words}");
+        }
+    }
 }

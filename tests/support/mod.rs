@@ -25,7 +25,7 @@ pub const SPECS: [&str; 19] = [
     "IVF6,PQ8x8",
     "PCA15,IVF5,APQ7x4,Refine(f16)",
     "IVF7(T=0.3),APQ3x8(T=0.4),Refine(f32)",
-    "IVF6(soar),RRR16,Refine(f16)",
+    "IVF6(soar=1),RRR16,Refine(f16)",
     "IVF5(soar=2,lambda=0.5),SQ8",
     "PCA10,IVF8(soar=3),Flat,Refine(sq8)",
     "IVF9(soar=1,T=0.2),APQ6x4",

@@ -9,11 +9,15 @@ use crate::{error::CliError, report};
 
 /// Build an index from a file of vectors.
 ///
-/// The specification names the stages, in order: [PCA<s>,] [IVF<n_lists>,] scorer [,Refine(dtype)].
-/// Numbers left out are chosen from the data.
+/// The specification names the stages, in order: [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)].
+/// Numbers left out of PCA, IVF, soar and RRR are chosen from the data.
 ///
 ///   PCA128,IVF1024,RRR32,Refine(f32)   LoRANN: reduce, partition, regress, rerank
 ///   PCA,IVF,RRR,Refine(f16)            the same, numbers chosen
+///   PCA,IVF1024(soar),RRR64x4,Refine(f16)   each point in further lists: high recall from few lists
+///   IVF1024,APQ48x4,Refine(f16)        ScaNN: product quantisation by the score-aware loss, 4-bit tables
+///   IVF1024(soar=1),APQ48x4(T=0.3),Refine(f16)   options of both
+///   IVF1024,PQ48x8,Refine(f32)         product quantisation, 256 codewords in each of 48 subspaces
 ///   IVF1024,SQ8,Refine(f16)            one byte a dimension in the lists
 ///   IVF1024,Flat                       exact inside the lists
 ///   Flat                               exact

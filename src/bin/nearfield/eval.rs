@@ -117,8 +117,14 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             searcher.device().name
         ))?;
         report::line(&format!(
-            "{:>8} {:>9} {:>8} {:>10} {:>10} {:>10}",
-            "n_probe", "n_rerank", "recall", "queries/s", "p50", "p99"
+            "{:>8} {:>9} {:>8} {:>8} {:>10} {:>10} {:>10}",
+            "n_probe",
+            "n_rerank",
+            "recall",
+            format!("1@{}", args.k),
+            "queries/s",
+            "p50",
+            "p99"
         ))?;
     }
     for n_probe in options(&args.n_probe) {
@@ -130,7 +136,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             let effort = searcher.effort(params);
             report::say_clamped(&index, params, effort);
             let measured = measure(&searcher, queries.view(), batch, params)?;
-            let found = recall.of(measured.hits.ids.view());
+            let ids = measured.hits.ids.view();
+            let found = (recall.of(ids), recall.of_nearest(ids));
             print(&index, &searcher, args.k, batch, threads, effort, found, &measured, json)?;
         }
     }
@@ -183,7 +190,7 @@ fn print(
     batch: usize,
     threads: usize,
     effort: Effort,
-    recall: f64,
+    (recall, recall_1): (f64, f64),
     measured: &Measured,
     json: bool,
 ) -> Result<(), CliError> {
@@ -194,14 +201,15 @@ fn print(
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(),
                 "device": searcher.device().name, "k": k, "n_probe": effort.n_probe,
-                "n_rerank": effort.n_rerank, "batch": batch, "threads": threads, "recall": recall, "qps": qps,
+                "n_rerank": effort.n_rerank, "batch": batch, "threads": threads, "recall": recall,
+                "recall_1": recall_1, "qps": qps,
                 "p50_ms": ms(measured.p50), "p99_ms": ms(measured.p99), "index_bytes": index.n_bytes(),
             })
             .to_string(),
         );
     }
     report::line(&format!(
-        "{:>8} {:>9} {recall:>8.4} {qps:>10.0} {:>10} {:>10}",
+        "{:>8} {:>9} {recall:>8.4} {recall_1:>8.4} {qps:>10.0} {:>10} {:>10}",
         effort.n_probe,
         effort.n_rerank,
         report::duration(measured.p50),
