@@ -33,7 +33,7 @@ const RATIO_MAX: f64 = 0.95;
 ///
 /// ```
 /// assert!((nearfield::eta(0.0, 100) - 1.0).abs() < 1e-12);
-/// assert!((nearfield::eta(0.2, 100) - 5.09).abs() < 0.01);
+/// assert!((nearfield::eta(0.2, 100) - 5.953).abs() < 1e-3);
 /// ```
 #[must_use]
 pub fn eta(t: f64, d: usize) -> f64 {

@@ -3,6 +3,7 @@
 
 mod blocks;
 mod candidates;
+mod pq;
 mod rows;
 
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};

@@ -39,10 +39,11 @@ use crate::{
 const ROUNDS_X4: [(usize, usize); 2] = [(6, 320), (6, 1280)];
 const ROUNDS_X8: [(usize, usize); 3] = [(6, 32), (3, 64), (3, 128)];
 
-/// Turns of choosing codes and moving codewords, and conjugate gradient steps in each: on 81 540 × 100 word vectors
-/// (`APQ50x4`) the loss fell by less than 0.1 % in a further turn.
-const TURNS: usize = 6;
-const STEPS: usize = 8;
+/// Turns of choosing codes and moving codewords, and conjugate gradient steps in each. On 81 540 word vectors of 100
+/// dimensions (`IVF1024,APQ50x4`, all lists, no reranking) recall@10 was 0.7296 after 2 turns of 4 steps, 0.7295 after 3 of
+/// 4 and 0.7278 after 6 of 8.
+const TURNS: usize = 2;
+const STEPS: usize = 4;
 
 /// Sweeps of coordinate descent, at most. Most points settle in three.
 const SWEEPS: usize = 10;
