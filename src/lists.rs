@@ -164,6 +164,7 @@ impl Lists {
     }
 
     /// The point at each position, where they differ.
+    #[cfg(feature = "gpu")]
     pub fn points(&self) -> Option<&[u32]> {
         self.points.as_deref()
     }
