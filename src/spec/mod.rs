@@ -1,0 +1,310 @@
+//! Index specifications: one line that names every stage.
+//!
+//! In the manner of FAISS's `index_factory`, commas separate the stages and their order is the order
+//! of the pipeline:
+//!
+//! ```text
+//! [Transform,] [IVF<n_lists>[(options)],] Scorer [,Refine(dtype)]
+//!
+//! Transform   PCA<s>                       reduce to s dimensions
+//! IVF         IVF<n_lists>                 partition into n_lists lists by k-means
+//!   options   soar[=<copies>]              each point also enters that many further lists (SOAR)
+//!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
+//!             T=<t>                        centroids by the score-aware loss of threshold t
+//! Scorer      RRR<rank>[x<bits>[x<bits>]]  reduced-rank regression; bits of A, bits of B: 8 or 4
+//!             PQ<M>x<bits>                 product quantisation: M subspaces, codes of 4 or 8 bits
+//!             APQ<M>x<bits>[(T=<t>)]       the same, trained by the score-aware loss; t is 0.2 unless given
+//!             SQ8                          one byte a dimension
+//!             Flat                         full vectors
+//! Refine      Refine(f32|f16|sq8)          exact scores of the best candidates on stored rows
+//! ```
+//!
+//! A number left out of `PCA`, `IVF`, `soar` or `RRR` is chosen from the data: see
+//! [`IndexSpec::resolve`]. [`Display`](std::fmt::Display) prints the canonical form, which
+//! [`FromStr`](std::str::FromStr) reads back to an equal value.
+
+mod text;
+
+use crate::metric::Metric;
+
+/// What an index is made of, stage by stage.
+///
+/// ```
+/// let spec: nearfield::IndexSpec = "PCA128,IVF1024,RRR32,Refine(f16)".parse()?;
+/// assert_eq!(spec.to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
+/// # Ok::<(), nearfield::SpecError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IndexSpec {
+    /// Dimension reduction ahead of everything else.
+    pub transform: Option<TransformSpec>,
+    /// Partition into lists; without it every query meets every point.
+    pub ivf: Option<IvfSpec>,
+    /// How points are scored.
+    pub scorer: ScorerSpec,
+    /// Rows kept for exact scores; without it approximate scores are returned.
+    pub refine: Option<RowDtype>,
+}
+
+/// A transform of vectors from `d` to `s` dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransformSpec {
+    /// Principal axes of the training queries' uncentred second moment.
+    Pca {
+        /// Dimensions kept, `s`; `None` chooses from `d`.
+        dims: Option<usize>,
+    },
+}
+
+/// A partition into lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct IvfSpec {
+    /// Number of lists; `None` chooses from `n`.
+    pub n_lists: Option<usize>,
+    /// Copies of each point in further lists.
+    pub spill: Option<SpillSpec>,
+    /// Threshold T of the score-aware loss that centroids minimise; `None`: squared distance.
+    pub threshold: Option<Milli>,
+}
+
+/// Copies of each point in lists beside its nearest (SOAR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SpillSpec {
+    /// Copies beside the first; `None` chooses by the metric.
+    pub copies: Option<usize>,
+    /// Weight λ of the penalty on residuals that point the same way.
+    pub lambda: Milli,
+}
+
+/// A number of at most three decimals, held in thousandths so that specifications can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Milli(pub u32);
+
+impl Milli {
+    /// The number.
+    #[must_use]
+    pub fn value(self) -> f32 {
+        self.0 as f32 / 1000.0
+    }
+}
+
+/// How points are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ScorerSpec {
+    /// Reduced-rank regression per list (LoRANN).
+    Rrr {
+        /// Components beside the first; a multiple of 16; `None` is 32.
+        rank: Option<usize>,
+        /// Bits of the query-side factor A.
+        a_bits: Bits,
+        /// Bits of the point-side factor B.
+        b_bits: Bits,
+    },
+    /// Product quantisation of residuals to the list's centroid, scored by lookup tables (ScaNN).
+    Pq {
+        /// Subspaces; they need not divide the dimensions.
+        m: usize,
+        /// Bits of a code: 16 or 256 codewords a subspace.
+        bits: Bits,
+        /// Threshold T of the score-aware loss (`APQ`); `None` is the squared error (`PQ`).
+        threshold: Option<Milli>,
+    },
+    /// One byte a dimension between the smallest and the largest value seen.
+    Sq8,
+    /// Vectors as they are, in f32.
+    Flat,
+}
+
+/// Width of a quantised factor's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bits {
+    /// Four bits: −7..=7.
+    B4,
+    /// Eight bits: −127..=127.
+    B8,
+}
+
+/// Storage of the rows that exact scores are computed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowDtype {
+    /// Four bytes a dimension, lossless.
+    F32,
+    /// Two bytes a dimension.
+    F16,
+    /// One byte a dimension.
+    Sq8,
+}
+
+/// Ranks an RRR scorer may have are multiples of this: one SIMD register of columns.
+pub const RANK_STEP: usize = 16;
+/// Largest RRR rank; beyond it SQ8 is smaller and better.
+pub const RANK_MAX: usize = 256;
+/// Most lists an index may have; offsets of lists stay far inside u32.
+pub const N_LISTS_MAX: usize = 1 << 24;
+/// Most dimensions a vector may have.
+pub const DIM_MAX: usize = 1 << 16;
+
+/// Most copies of a point beside the first.
+pub const SPILL_MAX: usize = 7;
+/// Threshold T of `APQ` unless given, as in ScaNN's experiments.
+const THRESHOLD: Milli = Milli(200);
+/// Weight of SOAR's penalty unless given.
+const LAMBDA: Milli = Milli(1000);
+
+/// A specification that cannot be read, or that does not fit the data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The text names no stage that may stand there.
+    #[error("spec token `{token}`: expected {expected}")]
+    Token {
+        /// The token as given.
+        token: String,
+        /// What may stand there.
+        expected: String,
+    },
+    /// A number does not fit the data.
+    #[error("spec token `{token}`: expected {expected}, given {given}")]
+    Range {
+        /// The stage.
+        token: &'static str,
+        /// The values allowed.
+        expected: String,
+        /// The value given.
+        given: usize,
+    },
+}
+
+impl Bits {
+    /// The width as a number.
+    #[must_use]
+    pub fn count(self) -> usize {
+        match self {
+            Self::B4 => 4,
+            Self::B8 => 8,
+        }
+    }
+}
+
+impl IndexSpec {
+    /// Lists that hold each point, as far as it is said: 1 without `soar`.
+    pub(crate) fn n_copies(&self) -> usize {
+        let spill = self.ivf.and_then(|ivf| ivf.spill);
+        1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
+    }
+
+    /// Fills in every number left out and checks all of them against `n` points of `d` dimensions.
+    ///
+    /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
+    /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
+    /// - `soar`: 2 for inner products and cosines, 1 for l2; at most one fewer than there are lists.
+    /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
+    ///   below 16 dimensions there is none.
+    ///
+    /// # Errors
+    /// [`SpecError::Range`] where a number is larger than the data allows.
+    pub fn resolve(&self, n: usize, d: usize, metric: Metric) -> Result<Self, SpecError> {
+        let mut spec = *self;
+        let mut s = d;
+        if let Some(TransformSpec::Pca { dims }) = &mut spec.transform {
+            s = dims.unwrap_or(if d < 200 {
+                d
+            } else if d <= 1000 {
+                128
+            } else {
+                256
+            });
+            if s > d {
+                return Err(SpecError::Range {
+                    token: "PCA",
+                    expected: format!("at most the vectors' {d} dimensions"),
+                    given: s,
+                });
+            }
+            *dims = Some(s);
+        }
+        if let Some(IvfSpec { n_lists, spill, .. }) = &mut spec.ivf {
+            let l = n_lists.unwrap_or_else(|| default_n_lists(n));
+            if l > n {
+                return Err(SpecError::Range {
+                    token: "IVF",
+                    expected: format!("at most one list a point, {n}"),
+                    given: l,
+                });
+            }
+            *n_lists = Some(l);
+            if let Some(SpillSpec { copies, .. }) = spill {
+                let c = copies.unwrap_or_else(|| default_copies(metric).min(l - 1).max(1));
+                if c >= l {
+                    return Err(SpecError::Range {
+                        token: "soar",
+                        expected: format!("fewer copies than the {l} lists"),
+                        given: c,
+                    });
+                }
+                *copies = Some(c);
+            }
+        }
+        if let ScorerSpec::Pq { m, threshold, .. } = spec.scorer
+            && m > s
+        {
+            return Err(SpecError::Range {
+                token: if threshold.is_some() { "APQ" } else { "PQ" },
+                expected: format!("at most one subspace a scored dimension, {s}"),
+                given: m,
+            });
+        }
+        if let ScorerSpec::Rrr { rank, .. } = &mut spec.scorer {
+            let r = rank.unwrap_or_else(|| 32.min(s / RANK_STEP * RANK_STEP).max(RANK_STEP));
+            if s < RANK_STEP {
+                let expected = format!("at least {RANK_STEP} scored dimensions (use SQ8 or Flat below)");
+                return Err(SpecError::Range { token: "RRR", expected, given: s });
+            }
+            if r > s {
+                return Err(SpecError::Range {
+                    token: "RRR",
+                    expected: format!("a rank of at most the {s} scored dimensions"),
+                    given: r,
+                });
+            }
+            *rank = Some(r);
+        }
+        Ok(spec)
+    }
+}
+
+/// `4·√n` rounded to the nearest power of two, between 1 and `n`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=24")]
+fn default_n_lists(n: usize) -> usize {
+    let lg = (4.0 * (n as f64).sqrt()).log2().round().clamp(0.0, 24.0);
+    (1_usize << lg as u32).min(n).max(1)
+}
+
+/// Copies beside the first where `soar` gives no number.
+fn default_copies(metric: Metric) -> usize {
+    if metric.is_l2() { 1 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolve_fills_and_checks() {
+        let spec: IndexSpec = "PCA,IVF,RRR,Refine(f16)".parse().unwrap();
+        assert_eq!(
+            spec.resolve(60_000, 784, Metric::L2).unwrap().to_string(),
+            "PCA128,IVF1024,RRR32,Refine(f16)"
+        );
+        assert_eq!(spec.resolve(100, 24, Metric::L2).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");
+        for bad in
+            ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32", "IVF3(soar=3),Flat", "IVF1(soar),Flat", "PQ25x4"]
+        {
+            let spec: IndexSpec = bad.parse().unwrap();
+            assert!(matches!(spec.resolve(100, 24, Metric::L2), Err(SpecError::Range { .. })), "{bad}");
+        }
+        assert!("IVF1,RRR".parse::<IndexSpec>().unwrap().resolve(3, 3, Metric::L2).is_err());
+    }
+}
