@@ -4,7 +4,7 @@
 // are one word. Tables pass through workgroup memory, 1 024 entries at a time, each entry the bytes of all eight
 // queries: one load serves eight lookups, and their bytes are summed two a word (257 of them fit 16 bits). Reads
 // M/2 or M bytes a point (4 more for l2) and 8 slots, and M·n_words bytes a slot. Grid: one workgroup a unit of work.
-// Sums are exact; a score is off by two roundings at most. Twin: `scorer/pq/cpu.rs`.
+// Sums are exact; a score is off by three roundings at most. Twin: `scorer/pq/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: ScanParams;
 @group(0) @binding(1) var<storage, read> runs: array<u32>; // the page's runs of codes
 @group(0) @binding(2) var<storage, read> table_bytes: array<u32>; // [n_rows, table_words]
@@ -119,19 +119,22 @@ fn scorer_pq_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_i
         return;
     }
     open_rows(local_ix, work);
+    // Blocks of 32 points, 8 words a row. Rounds and tiles begin at multiples of 256 points of a list.
+    let n_blocks = (lists[work.list + 1u].x - work.span.first + 31u) / 32u;
+    let run = (lists[work.list].y - params.run_from) * 16u;
+    let terms_at = run + n_blocks * params.block_words;
     if (local_ix < work.n_slots) {
         let head = table_heads[row_of(work.slot + local_ix)];
         var base = 0.0;
         if (params.has_base == 1u) {
             base = key_score(base_key_of(work.slot + local_ix));
+            if (params.has_norm == 0u) {
+                base *= bitcast<f32>(runs[terms_at]);
+            }
         }
         sh_parts[local_ix] = base + head.bias;
         sh_steps[local_ix] = head.step;
     }
-    // Blocks of 32 points, 8 words a row. Rounds and tiles begin at multiples of 256 points of a list.
-    let n_blocks = (lists[work.list + 1u].x - work.span.first + 31u) / 32u;
-    let run = (lists[work.list].y - params.run_from) * 16u;
-    let norms_at = run + n_blocks * params.block_words;
     let n_rows = params.block_words / 8u;
     let tile_from = work.span.from_position + work.tile * params.tile_points;
     let tile_to = min(tile_from + params.tile_points, work.span.to_position);
@@ -167,7 +170,7 @@ fn scorer_pq_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_i
         third = widened(third, pairs_2);
         fourth = widened(fourth, pairs_3);
     }
-    let norm_at = norms_at + ix;
+    let norm_at = terms_at + ix;
     offer(local_ix, work, first, position, tile_to, norm_at);
     offer(local_ix, work, second, position + 1u, tile_to, norm_at + 1u);
     offer(local_ix, work, third, position + 2u, tile_to, norm_at + 2u);

@@ -430,7 +430,7 @@ impl<'a> IndexBuilder<'a> {
             }
             None => (base.reduced(pca), None),
         };
-        let input = pq::train::Input { points: &points, arrangement, centres: centres.as_ref() };
+        let input = pq::train::Input::new(shape, &points, arrangement, centres.as_ref());
         let mut rng = generator(self.seed, "codebooks");
         pq::train::write(shape, threshold, &input, &mut rng, parts, |stage, done, total| {
             self.report(stage, done, total);

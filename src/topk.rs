@@ -42,6 +42,7 @@ pub(crate) struct Candidates {
     positions: Vec<u32>,
     len: usize,
     keep: usize,
+    /// Scores above this can no longer be among the best.
     threshold: f32,
     packed: Vec<u64>,
     places: Vec<u32>,
@@ -60,25 +61,31 @@ impl Candidates {
         self.threshold = if keep == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
     }
 
-    /// Scores above this can no longer be among the best.
-    pub fn threshold(&self) -> f32 {
-        self.threshold
-    }
-
     /// Whether fewer than [`APPEND`] places are free.
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.len + APPEND > self.keep + self.keep.max(SLACK_MIN) + APPEND
     }
 
-    /// The free tail of the buffer, scores and positions, each at least [`APPEND`] long unless full.
-    pub fn tail(&mut self) -> (&mut [f32], &mut [u32]) {
-        let end = self.keep + self.keep.max(SLACK_MIN) + APPEND;
-        (&mut self.scores[self.len..end], &mut self.positions[self.len..end])
-    }
-
-    /// Takes over `n` entries written to the tail.
-    pub fn advance(&mut self, n: usize) {
-        self.len += n;
+    /// Fills the tail from `n` points: `scan(seen, threshold, scores, positions)` goes on from point `seen` until it
+    /// has no room for [`APPEND`] more, and returns how far it came and how many it wrote; nothing ends it.
+    pub fn fill(
+        &mut self,
+        n: usize,
+        id_of: &impl Fn(u32) -> u64,
+        scan: impl Fn(usize, f32, &mut [f32], &mut [u32]) -> Option<(usize, usize)>,
+    ) {
+        let mut seen = 0;
+        while seen < n {
+            if self.is_full() {
+                self.cut(id_of);
+            }
+            let end = self.keep + self.keep.max(SLACK_MIN) + APPEND;
+            let tail = self.len..end;
+            let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
+            let Some((reached, written)) = scan(seen, self.threshold, scores, positions) else { return };
+            seen = reached;
+            self.len += written;
+        }
     }
 
     /// Offers one candidate; `id_of` gives the id at a position, looked up only between equal scores.
@@ -195,9 +202,21 @@ mod tests {
             let id_of = |p: u32| u64::from(5000 - p);
             let mut kept = Candidates::default();
             kept.reset(keep);
-            for (i, &s) in scores.iter().enumerate() {
+            let half = scores.len() / 2;
+            for (i, &s) in scores[..half].iter().enumerate() {
                 kept.push(s, u32::try_from(i).unwrap(), &id_of);
             }
+            kept.fill(scores.len() - half, &id_of, |seen, threshold, out, positions| {
+                let (mut at, mut written) = (half + seen, 0);
+                while at < scores.len() && written + APPEND <= out.len() {
+                    if scores[at] <= threshold {
+                        (out[written], positions[written]) = (scores[at], u32::try_from(at).unwrap());
+                        written += 1;
+                    }
+                    at += 1;
+                }
+                Some((at - half, written))
+            });
             if keep > 0 { kept.cut(&id_of); }
             let mut got: Vec<(f32, u64)> =
                 kept.positions().iter().zip(kept.scores()).map(|(&p, &s)| (s, id_of(p))).collect();

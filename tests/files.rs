@@ -64,7 +64,12 @@ fn builds_are_reproducible_on_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let (base, train) = (made(3000, 40, 1), made(900, 40, 9));
     let train = train.view();
-    for spec in ["PCA24,IVF32,RRR16x4,Refine(f16)", "IVF20,SQ8,Refine(sq8)", "PCA20,IVF10,Flat"] {
+    for spec in [
+        "PCA24,IVF32,RRR16x4,Refine(f16)",
+        "IVF20,SQ8,Refine(sq8)",
+        "PCA20,IVF10,Flat",
+        "IVF10(soar,T=0.1),APQ9x4",
+    ] {
         for queries in [false, true] {
             let files: Vec<Vec<u8>> = [1, 2, 7, 1]
                 .iter()
@@ -122,7 +127,12 @@ fn damaged_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.nf");
     let queries = made(2, 20, 2);
-    for spec in ["PCA16,IVF3,RRR16,Refine(sq8)", "IVF3,SQ8,Refine(f16)"] {
+    for spec in [
+        "PCA16,IVF3,RRR16,Refine(sq8)",
+        "IVF3,SQ8,Refine(f16)",
+        "IVF3(soar=1),APQ7x4",
+        "IVF2,PQ5x8,Refine(f32)",
+    ] {
         let index = build(spec, Metric::L2, made(60, 20, 1).view());
         index.save(&path).unwrap();
         let good = fs::read(&path).unwrap();
@@ -244,6 +254,29 @@ fn offsets_out_of_range_are_refused() {
         fs::write(&path, bad).unwrap();
         let error = Index::open(&path).unwrap_err();
         assert!(matches!(&error, OpenError::Value { name, .. } if name == "lists.offsets"), "{error}");
+    }
+}
+
+#[test]
+fn copies_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.nf");
+    let index = build("IVF6(soar=2),SQ8", Metric::L2, made(60, 20, 1).view());
+    index.save(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    let header = 8 + usize::try_from(u64::from_le_bytes(good[..8].try_into().unwrap())).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&good[8..header]).unwrap();
+    let from = json["lists.points"]["data_offsets"][0].as_u64().unwrap();
+    let at = header + usize::try_from(from).unwrap();
+    let first = u32::from_le_bytes(good[at..at + 4].try_into().unwrap());
+    // Past the last point, and a point once too often, at the cost of another.
+    for (value, expected) in [(60, "below 60"), (u32::MAX, "below 60"), ((first + 1) % 60, "3 times")] {
+        let mut bad = good.clone();
+        bad[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        fs::write(&path, bad).unwrap();
+        let error = Index::open(&path).unwrap_err();
+        assert!(matches!(&error, OpenError::Value { name, .. } if name == "lists.points"), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 

@@ -98,7 +98,7 @@ fn one<V: Vectors>(
             }
         }
         Scorer::Pq(pq) => {
-            pq::cpu::prepare(simd, pq, &query.reduced, &mut query.tables);
+            query.tables.prepare(simd, pq, &query.reduced);
             for (i, &(list, base)) in scratch.probes.iter().enumerate() {
                 if let Some(&(next, _)) = scratch.probes.get(i + 1) {
                     pq::cpu::prefetch(pq, next as usize);

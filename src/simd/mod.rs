@@ -217,17 +217,9 @@ impl Simd {
         id_of: &impl Fn(u32) -> u64,
     ) {
         run.check();
-        let mut seen = 0;
-        while seen < run.n_vectors {
-            if kept.is_full() {
-                kept.cut(id_of);
-            }
-            let threshold = kept.threshold();
-            let (scores, positions) = kept.tail();
-            let written;
-            (seen, written) = dispatch!(self, scan_blocks(&run, seen, base, threshold, scores, positions));
-            kept.advance(written);
-        }
+        kept.fill(run.n_vectors, id_of, |seen, threshold, scores, positions| {
+            Some(dispatch!(self, scan_blocks(&run, seen, base, threshold, scores, positions)))
+        });
     }
 
     /// `Σ a_i·b_i`.

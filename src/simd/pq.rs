@@ -48,7 +48,7 @@ impl PqRun<'_> {
 
     /// Where the norms begin.
     pub(super) fn norms_at(&self) -> usize {
-        self.n_blocks() * self.shape.block_bytes()
+        self.shape.terms_at(self.n_vectors)
     }
 
     /// The score of a sum: what all backends compute, in this order.
@@ -198,16 +198,10 @@ impl Simd {
         id_of: &impl Fn(u32) -> u64,
     ) {
         run.check();
-        let mut seen = 0;
-        while seen < run.n_vectors {
-            if kept.is_full() {
-                kept.cut(id_of);
-            }
-            let threshold = kept.threshold();
-            let Some(limit) = run.limit(threshold) else { return };
-            let (scores, positions) = kept.tail();
+        kept.fill(run.n_vectors, id_of, |seen, threshold, scores, positions| {
+            let limit = run.limit(threshold)?;
             let mut out = Survivors { base, threshold, limit, scores, positions, written: 0 };
-            seen = match (self.0, run.shape.bits) {
+            let reached = match (self.0, run.shape.bits) {
                 // SAFETY: the level is only made by `available`, which has seen these features; the run is checked.
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512 | Level::Avx512Vbmi, Bits::B4) => unsafe {
@@ -228,9 +222,8 @@ impl Simd {
                 },
                 _ => scan(&run, seen, &mut out, |block| plain_sums(&run, block)),
             };
-            let written = out.written;
-            kept.advance(written);
-        }
+            Some((reached, out.written))
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rand::RngExt as _;
 
-use super::{assert_survivors, gpus, held, random, room, row_of, run, slots, values};
+use super::{assert_survivors, gpus, held, one_list, random, room, row_of, run, slots, values};
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     gpu::{
@@ -159,30 +159,18 @@ fn rrr_scores_of_integers_equal_the_reference() {
                 [(1, 16, 1, false), (15, 16, 3, true), (257, 32, 8, true), (700, 144, 19, false)]
             {
                 let data = Integers::new(3, n, components, bits, has_norm, n_queries);
-                let tiles = n.div_ceil(256);
+                let (scan, groups, grid) = one_list(&gpu, plan, n, n_queries);
                 let params = ScanParams {
-                    grid_width: gpu.grid_width(),
-                    n_lists: 1,
-                    n_probe: 1,
-                    n_probes: 1,
-                    n_slots: narrow(n_queries),
-                    max_tiles: narrow(tiles),
-                    tile_points: 256,
-                    page_to: narrow(n),
-                    round_to: narrow(n),
                     query_steps: narrow(components.div_ceil(16)),
                     block_words: narrow(data.shape.code_bytes() / 4),
                     has_norm: u32::from(has_norm),
                     factor: -1.0,
-                    stride: narrow(n),
-                    ..Default::default()
+                    ..scan
                 };
-                let work = n_queries.div_ceil(8) * tiles;
                 // Row 0 has a floor: only scores as good as 0 survive.
                 let mut states = vec![RowState::default(); n_queries];
                 states[0].floor = !order_key(0.0);
                 let (candidates, states) = (room(&gpu, n_queries * n * 8), held(&gpu, &states));
-                let groups = [0, narrow(n_queries), 0, narrow(work)];
                 let inputs = [
                     held(&gpu, &data.run),
                     held(&gpu, &data.codes()),
@@ -193,7 +181,6 @@ fn rrr_scores_of_integers_equal_the_reference() {
                 ];
                 let mut bindings: Vec<&Buffer> = inputs.iter().collect();
                 bindings.extend([&candidates, &states]);
-                let grid = if plan == Plan::QueryMajor { n_queries * tiles } else { work };
                 run(&gpu, Kernel::RrrScore(bits, plan), &params, &bindings, grid);
                 let states: Vec<RowState> = values(&gpu, &states, n_queries);
                 let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);

@@ -10,8 +10,8 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     Buffer, Gpu, GpuError, GpuOptions, Tier,
-    kernel::{Kernel, Plan, Tile},
-    layout::{RowState, narrow},
+    kernel::{Kernel, Plan, TILE_POINTS, Tile},
+    layout::{RowState, ScanParams, narrow},
     pages::upload,
     recording::{Cost, Grid, Recording, read_back},
     tests::required,
@@ -58,6 +58,27 @@ fn values<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer, n: usize) -> Vec<T> {
     recording.copy(buffer, &read, buffer.size());
     recording.submit(&mut None, None).unwrap();
     read_back(gpu, &read, n).unwrap()
+}
+
+/// A scan of one list of `n` points for `n_queries` queries: its parameters, its groups and its grid.
+fn one_list(gpu: &Gpu, plan: Plan, n: usize, n_queries: usize) -> (ScanParams, [u32; 4], usize) {
+    let tiles = n.div_ceil(TILE_POINTS);
+    let params = ScanParams {
+        grid_width: gpu.grid_width(),
+        n_lists: 1,
+        n_probe: 1,
+        n_probes: 1,
+        n_slots: narrow(n_queries),
+        max_tiles: narrow(tiles),
+        tile_points: narrow(TILE_POINTS),
+        page_to: narrow(n),
+        round_to: narrow(n),
+        stride: narrow(n),
+        ..Default::default()
+    };
+    let work = n_queries.div_ceil(8) * tiles;
+    let grid = if plan == Plan::QueryMajor { n_queries * tiles } else { work };
+    (params, [0, narrow(n_queries), 0, narrow(work)], grid)
 }
 
 /// Slots of `n` queries that all probe list 0: as routed, or the queries in reverse, so that slot and query differ.

@@ -2,7 +2,7 @@
 
 use rand::RngExt as _;
 
-use super::{assert_survivors, gpus, held, random, room, row_of, run, values};
+use super::{assert_survivors, gpus, held, one_list, random, room, row_of, run, values};
 use crate::{
     gpu::{
         Buffer,
@@ -13,7 +13,7 @@ use crate::{
     },
     metric::Metric,
     spec::Bits,
-    stage::scorer::pq::{BLOCK, PqShape},
+    stage::scorer::pq::PqShape,
     topk::{key_score, order_key},
 };
 
@@ -97,10 +97,9 @@ fn sums_of_lookups_equal_the_reference() {
                 let mut rng = random(8);
                 let shape = PqShape { s: m, m, bits, has_norm };
                 let mut codes = vec![0_u8; shape.run_bytes(n)];
-                let norms_at = n.div_ceil(BLOCK) * shape.block_bytes();
-                codes[..norms_at].fill_with(|| rng.random());
-                for norm in codes[norms_at..].chunks_exact_mut(4) {
-                    norm.copy_from_slice(&f32::from(rng.random_range(0..9_u8)).to_le_bytes());
+                codes[..shape.terms_at(n)].fill_with(|| rng.random());
+                for term in codes[shape.terms_at(n)..].chunks_exact_mut(4) {
+                    term.copy_from_slice(&f32::from(rng.random_range(2..9_u8)).to_le_bytes());
                 }
                 let table_bytes = shape.n_tables() * shape.n_words();
                 let mut tables = vec![0_u8; n_queries * table_bytes];
@@ -118,25 +117,14 @@ fn sums_of_lookups_equal_the_reference() {
                         (0..n_queries).rev().map(|row| [narrow(row), order_key(base(row))]).collect()
                     }
                 };
-                let tiles = n.div_ceil(256);
+                let (scan, groups, grid) = one_list(&gpu, plan, n, n_queries);
                 let params = ScanParams {
-                    grid_width: gpu.grid_width(),
-                    n_lists: 1,
-                    n_probe: 1,
-                    n_probes: 1,
-                    n_slots: narrow(n_queries),
-                    max_tiles: narrow(tiles),
-                    tile_points: 256,
-                    page_to: narrow(n),
-                    round_to: narrow(n),
                     block_words: narrow(shape.block_bytes() / 4),
                     has_norm: u32::from(has_norm),
                     has_base: 1,
                     table_words: narrow(table_bytes / 4),
-                    stride: narrow(n),
-                    ..Default::default()
+                    ..scan
                 };
-                let work = n_queries.div_ceil(8) * tiles;
                 let candidates = room(&gpu, n_queries * n * 8);
                 let states = held(&gpu, &vec![RowState::default(); n_queries]);
                 let inputs = [
@@ -144,12 +132,11 @@ fn sums_of_lookups_equal_the_reference() {
                     held(&gpu, &tables),
                     held(&gpu, &heads),
                     held(&gpu, &[[0, 0], [narrow(n), 0]]),
-                    held(&gpu, &[0, narrow(n_queries), 0, narrow(work)]),
+                    held(&gpu, &groups),
                     held(&gpu, &slots),
                 ];
                 let mut bindings: Vec<&Buffer> = inputs.iter().collect();
                 bindings.extend([&candidates, &states]);
-                let grid = if plan == Plan::QueryMajor { n_queries * tiles } else { work };
                 run(&gpu, Kernel::PqScore(bits, plan), &params, &bindings, grid);
                 let states: Vec<RowState> = values(&gpu, &states, n_queries);
                 let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
@@ -159,7 +146,8 @@ fn sums_of_lookups_equal_the_reference() {
                     let score = |i: usize| {
                         let entry = |t| u32::from(tables[t * shape.n_words() + shape.code(&codes, i, t)]);
                         let sum: u32 = (0..m).map(entry).sum();
-                        sum as f32 + (base(row) + heads[row].bias + shape.norm(&codes, n, i))
+                        let part = shape.alpha(&codes, n) * base(row) + heads[row].bias;
+                        sum as f32 + (part + shape.norm(&codes, n, i))
                     };
                     let want = (0..n).map(|i| [order_key(score(i)), narrow(i)]).collect();
                     let context = format!("{bits:?} {plan:?} {n} points, {m} subspaces");

@@ -3,7 +3,7 @@
 use half::f16;
 use rand::RngExt as _;
 
-use super::{assert_survivors, gpus, held, random, room, row_of, run, slots, values};
+use super::{assert_survivors, gpus, held, one_list, random, room, row_of, run, slots, values};
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     gpu::{
@@ -256,35 +256,23 @@ fn row_scores_of_integers_are_equal() {
                     let queries: Vec<f32> = (0..n_queries * width)
                         .map(|at| if at % width < dim { rng.random_range(-9..9) as f32 } else { 0.0 })
                         .collect();
-                    let tiles = n.div_ceil(256);
+                    let (scan, groups, grid) = one_list(&gpu, plan, n, n_queries);
                     let params = ScanParams {
-                        grid_width: gpu.grid_width(),
-                        n_lists: 1,
-                        n_probe: 1,
-                        n_probes: 1,
-                        n_slots: narrow(n_queries),
-                        max_tiles: narrow(tiles),
-                        tile_points: 256,
-                        page_to: narrow(n),
-                        round_to: narrow(n),
                         query_stride: narrow(width),
-                        stride: narrow(n),
                         row_quads: narrow(dim.div_ceil(4)),
                         dim: narrow(dim),
-                        ..Default::default()
+                        ..scan
                     };
-                    let work = n_queries.div_ceil(8) * tiles;
                     let (candidates, states) = (room(&gpu, n_queries * n * 8), room(&gpu, n_queries * 8));
                     let inputs = [
                         held(&gpu, &queries),
                         held(&gpu, &[[0_u32, 0], [narrow(n), 0]]),
-                        held(&gpu, &[0, narrow(n_queries), 0, narrow(work)]),
+                        held(&gpu, &groups),
                         held(&gpu, &slots(plan, n_queries)),
                     ];
                     let kind = RowKind { dtype, by_quads: dim % 4 == 0, is_l2 };
                     let [queries_on, lists, groups, slots] = &inputs;
                     let bindings = [&rows, queries_on, &ranges, lists, groups, slots, &candidates, &states];
-                    let grid = if plan == Plan::QueryMajor { n_queries * tiles } else { work };
                     run(&gpu, Kernel::RowsScore(kind, plan), &params, &bindings, grid);
                     let states: Vec<RowState> = values(&gpu, &states, n_queries);
                     let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);

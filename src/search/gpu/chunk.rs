@@ -38,9 +38,7 @@ pub(super) struct Chunk<'a> {
     pub plan: &'a BatchPlan,
     pub n_rows: usize,
     pub n_probe: usize,
-    /// Positions kept of those scored.
-    pub keep: usize,
-    /// Points kept of those positions.
+    /// Points kept of the plan's positions.
     pub n_rerank: usize,
     pub k: usize,
 }
@@ -61,7 +59,7 @@ impl Chunk<'_> {
             if !is_last || self.selects() {
                 let expected = self.expected(round.n_probes).min(self.plan.stride as f64);
                 let rows = points(self.searcher, &self.scratch, self.plan, self.n_rows);
-                primitives::select(&mut self.recording, rows, self.keep, expected);
+                primitives::select(&mut self.recording, rows, self.plan.keep, expected);
             }
         }
         self.merge();
@@ -312,9 +310,9 @@ impl Chunk<'_> {
         let scratch = &self.scratch;
         let room = (&scratch.merged, &scratch.heads);
         let rows = points(self.searcher, scratch, self.plan, self.n_rows);
-        primitives::merge(&mut self.recording, rows, self.keep, positions, room);
+        primitives::merge(&mut self.recording, rows, self.plan.keep, positions, room);
         let rows = by_point(self.searcher, rows);
-        primitives::select(&mut self.recording, rows, self.n_rerank, self.keep as f64);
+        primitives::select(&mut self.recording, rows, self.n_rerank, self.plan.keep as f64);
     }
 
     fn rerank(&mut self) -> Result<(), GpuError> {

@@ -320,7 +320,7 @@ impl GpuSearcher {
     fn submit(
         &self,
         model: &Model,
-        (plan, n_probe, keep, k): (&BatchPlan, usize, usize, usize),
+        (plan, n_probe, n_rerank, k): (&BatchPlan, usize, usize, usize),
         rows: usize,
         lane: &mut Lane,
         profile: Option<&mut Profile>,
@@ -344,8 +344,7 @@ impl GpuSearcher {
             plan,
             n_rows: rows,
             n_probe,
-            keep: keep * model.lists.sizes().n_copies,
-            n_rerank: keep,
+            n_rerank,
             k,
         };
         chunk.record()?;

@@ -2,7 +2,7 @@
 //!
 //! A chunk's candidates lie in one buffer, `stride` places a query. What a round can add is known before it runs: no
 //! more than the largest lists hold. So rounds are cut such that nothing ever overflows, and between rounds each
-//! query's candidates are cut back to the best `n_rerank`, whose last key becomes the floor that later candidates
+//! query's candidates are cut back to the best `keep`, whose last key becomes the floor that later candidates
 //! must reach. A short first round over the nearest lists makes that floor early: most scores are then never written.
 
 use crate::gpu::{
@@ -47,7 +47,7 @@ pub(super) struct BatchPlan {
     pub rows: usize,
     /// Candidates a query, at most.
     pub stride: usize,
-    /// Candidates a query that are kept.
+    /// Candidates a query that are kept: positions, of which a point may have several.
     pub keep: usize,
     pub plan: Plan,
     pub rounds: Vec<Round>,

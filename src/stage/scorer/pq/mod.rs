@@ -1,16 +1,18 @@
 //! PQ: scores by lookup tables over product-quantised residuals (ScaNN's scorer).
 //!
 //! The s scored dimensions are cut into M subspaces of s/M dimensions, rounded down or up, so that M need not divide s; all are
-//! padded with zeros to `⌈s/M⌉`. A point's residual to its list's centroid ĉ (as the router stores it) is replaced
-//! by one codeword a subspace, of 16 or 256: `x̃ = ĉ + Σ codeword_m`. So a query's product with every codeword, worked
-//! out once, scores each point of each list by M lookups:
+//! padded with zeros to `⌈s/M⌉`. A point's residual to its list's centre is replaced by one codeword a subspace, of 16
+//! or 256: `x̃ = α·ĉ + Σ codeword_m`, with ĉ the centroid as the router stores it. So a query's product with every
+//! codeword, worked out once, scores each point of each list by M lookups:
 //!
 //! ```text
-//! ip, cosine   −⟨q, ĉ⟩ − Σ ⟨q_m, codeword_m⟩
+//! ip, cosine   −α·⟨q, ĉ⟩ − Σ ⟨q_m, codeword_m⟩
 //! l2           (‖ĉ‖² − 2⟨q, ĉ⟩) + norm − 2·Σ ⟨q_m, codeword_m⟩        norm = ‖x̃‖² − ‖x − x̃‖² − ‖ĉ‖²
 //! ```
 //!
-//! The first term is the router's score of the list. The l2 norm makes scores exact where the query is the point, and
+//! The first term is α times the router's score of the list. Centroids of products have unit length, which finds the
+//! right lists best, but the points' mean is shorter: α is the list's mean ⟨x, ĉ⟩/‖ĉ‖², and 1 for l2. With it the residuals
+//! are as short as multiples of ĉ make them. The l2 norm makes scores exact where the query is the point, and
 //! unbiased around it: `‖q − x̃‖²` alone is larger by `‖x − x̃‖²` on average, and that differs from point to point.
 //!
 //! Tables are bytes: entry j of table m is `round((t_m[j] − low_m)/step)`, with `low_m` the table's least entry and
@@ -21,7 +23,8 @@
 //!
 //! ```text
 //! codes  [n_blocks][rows][32] u8   x4: subspace 2·row in the low nibble, 2·row + 1 in the high one; x8: subspace row
-//! norm   [n_blocks][32] f32        l2 only
+//! norm   [n_blocks][32] f32        l2
+//! α      f32                       ip, cosine
 //! ```
 //!
 //! so that one 256-bit shuffle looks up 32 points, and a GPU invocation reads the codes of four points as a word. A
@@ -113,8 +116,8 @@ impl PqShape {
     /// Bytes of the run of a list of `m` points.
     pub fn run_bytes(self, m: usize) -> usize {
         let n_blocks = m.div_ceil(BLOCK);
-        let norms = if self.has_norm { n_blocks * BLOCK * 4 } else { 0 };
-        (n_blocks * self.block_bytes() + norms).next_multiple_of(ALIGN)
+        let terms = if self.has_norm { n_blocks * BLOCK } else { 1 };
+        (n_blocks * self.block_bytes() + terms * 4).next_multiple_of(ALIGN)
     }
 
     /// Values of all codebooks.
@@ -145,10 +148,21 @@ impl PqShape {
 
     /// The norm of point `i` in the run of a list of `n` points.
     pub fn norm(self, run: &[u8], n: usize, i: usize) -> f32 {
-        if !self.has_norm {
-            return 0.0;
-        }
-        let at = n.div_ceil(BLOCK) * self.block_bytes() + i * 4;
+        if self.has_norm { self.term(run, n, i) } else { 0.0 }
+    }
+
+    /// α of the list of `n` points of this run: what the router's score of the list is multiplied by.
+    pub fn alpha(self, run: &[u8], n: usize) -> f32 {
+        if self.has_norm { 1.0 } else { self.term(run, n, 0) }
+    }
+
+    /// Where the norms, or α, begin in the run of a list of `n` points.
+    pub fn terms_at(self, n: usize) -> usize {
+        n.div_ceil(BLOCK) * self.block_bytes()
+    }
+
+    fn term(self, run: &[u8], n: usize, i: usize) -> f32 {
+        let at = self.terms_at(n) + i * 4;
         f32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]])
     }
 }
@@ -203,57 +217,8 @@ pub(crate) struct PqTables {
     pub bias: f32,
     /// Value of one step.
     pub step: f32,
-    /// The entries before they are rounded, `[m][n_words]`.
+    /// The entries before they are rounded, `[m][n_words]`; room for the next query's.
     entries: Vec<f32>,
-    /// The least entry of each table.
+    /// The least entry of each table; likewise.
     lows: Vec<f32>,
-}
-
-impl PqTables {
-    /// Works out a query's tables; `q`: the reduced query.
-    pub fn prepare(&mut self, pq: &Pq, q: &[f32], products: impl Fn(&[f32], &[f32], &mut [f32])) {
-        let (shape, n_words) = (pq.shape, pq.shape.n_words());
-        self.entries.resize(shape.m * n_words, 0.0);
-        let words = pq.codebooks.chunks_exact(shape.width() * n_words);
-        for (m, (words, entries)) in words.zip(self.entries.chunks_exact_mut(n_words)).enumerate() {
-            products(words, &q[shape.dims(m)], entries);
-        }
-        self.round(shape, pq.metric.product_factor());
-    }
-
-    /// From products to bytes: in the order that every backend follows.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255 by construction")]
-    fn round(&mut self, shape: PqShape, factor: f32) {
-        let n_words = shape.n_words();
-        let mut widest = 0.0_f32;
-        self.bias = 0.0;
-        self.lows.clear();
-        for entries in self.entries.chunks_exact_mut(n_words) {
-            let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
-            for chunk in entries.chunks_exact_mut(16) {
-                for ((entry, low), high) in chunk.iter_mut().zip(&mut low).zip(&mut high) {
-                    *entry *= factor;
-                    *low = if *entry < *low { *entry } else { *low };
-                    *high = if *entry > *high { *entry } else { *high };
-                }
-            }
-            let low = low.iter().fold(f32::INFINITY, |a, &b| a.min(b));
-            let high = high.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-            widest = widest.max(high - low);
-            self.bias += low;
-            self.lows.push(low);
-        }
-        self.step = widest / 255.0;
-        let inverse = if self.step >= crate::block::SCALE_MIN { 1.0 / self.step } else { 0.0 };
-        self.bytes.clear();
-        self.bytes.resize(shape.n_tables() * n_words, 0);
-        let tables = self.entries.chunks_exact(n_words).zip(self.bytes.chunks_exact_mut(n_words));
-        for ((entries, bytes), low) in tables.zip(&self.lows) {
-            for (byte, entry) in bytes.iter_mut().zip(entries) {
-                // Nearest, ties to even: adding 2²³ leaves no bit for fractions.
-                let rounded = ((entry - low) * inverse).min(255.0) + 8_388_608.0;
-                *byte = rounded.to_bits() as u8;
-            }
-        }
-    }
 }

@@ -51,16 +51,46 @@ const SWEEPS: usize = 10;
 /// Points handled together: sums over pieces of this size do not depend on the number of threads.
 const PIECE: usize = 1024;
 
-/// What is quantised: the residual of every position's point to its list's centroid.
+/// What is quantised: the residual of every position's point to α times its list's centroid.
 pub(crate) struct Input<'a> {
-    /// Reduced rows, `[n, s]`.
-    pub points: &'a [f32],
-    pub arrangement: &'a Arrangement,
+    points: &'a [f32],
+    arrangement: &'a Arrangement,
     /// Centroids as stored; without lists residuals are the rows themselves.
-    pub centres: Option<&'a Rounded>,
+    centres: Option<&'a Rounded>,
+    /// α of each list.
+    alphas: Vec<f32>,
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    /// Reduced rows `[n, s]`, their order, and centroids as stored; without lists residuals are the rows themselves.
+    pub fn new(
+        shape: PqShape,
+        points: &'a [f32],
+        arrangement: &'a Arrangement,
+        centres: Option<&'a Rounded>,
+    ) -> Self {
+        let mut input =
+            Self { points, arrangement, centres, alphas: vec![1.0; arrangement.offsets.len() - 1] };
+        if let (Some(centres), false) = (centres, shape.has_norm) {
+            let alphas = (0..input.alphas.len()).into_par_iter();
+            input.alphas = alphas.map(|list| input.alpha(shape.s, centres, list)).collect();
+        }
+        input
+    }
+
+    /// The multiple of a list's centroid that is nearest to its points' mean; 1 where there are none.
+    #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+    fn alpha(&self, s: usize, centres: &Rounded, list: usize) -> f32 {
+        let product =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let centre = &centres.values[list * s..(list + 1) * s];
+        let members =
+            &self.arrangement.rows[self.arrangement.offsets[list]..self.arrangement.offsets[list + 1]];
+        let sum: f64 = members.iter().map(|&row| product(&self.points[row as usize * s..], centre)).sum();
+        let alpha = sum / (members.len() as f64 * product(centre, centre));
+        if alpha.is_finite() { alpha as f32 } else { 1.0 }
+    }
+
     /// The row at a position of a list, and its residual.
     fn read(&self, s: usize, list: usize, position: usize, residual: &mut [f32]) -> &[f32] {
         let row = &self.points[self.arrangement.rows[position] as usize * s..][..s];
@@ -68,7 +98,7 @@ impl Input<'_> {
             None => residual.copy_from_slice(row),
             Some(centres) => {
                 for ((r, x), c) in residual.iter_mut().zip(row).zip(&centres.values[list * s..]) {
-                    *r = x - c;
+                    *r = x - self.alphas[list] * c;
                 }
             }
         }
@@ -330,8 +360,7 @@ pub(crate) fn write(
     runs.into_par_iter().enumerate().for_each(|(list, run)| {
         let from = input.arrangement.offsets[list];
         let n = input.arrangement.offsets[list + 1] - from;
-        let norms_at = n.div_ceil(BLOCK) * shape.block_bytes();
-        let (blocks, norms) = run.split_at_mut(norms_at);
+        let (blocks, terms) = run.split_at_mut(shape.terms_at(n));
         let pieces = blocks.par_chunks_mut(PIECE / BLOCK * shape.block_bytes());
         let found: Vec<Vec<f32>> = pieces
             .enumerate()
@@ -345,9 +374,11 @@ pub(crate) fn write(
             .collect();
         if shape.has_norm {
             let centre = input.centres.map_or(0.0, |centres| centres.norms[list]);
-            for (out, norm) in norms.chunks_exact_mut(4).zip(found.into_iter().flatten()) {
+            for (out, norm) in terms.chunks_exact_mut(4).zip(found.into_iter().flatten()) {
                 out.copy_from_slice(&(norm - centre).to_le_bytes());
             }
+        } else {
+            terms[..4].copy_from_slice(&input.alphas[list].to_le_bytes());
         }
     });
 }
