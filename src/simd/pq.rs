@@ -1,4 +1,4 @@
-//! Lookup-table scans and what training codes takes.
+//! Lookup-table scans, and choosing codes.
 //!
 //! A block's rows hold 32 bytes, one a point: two 4-bit codes or one of 8 bits. A byte shuffle looks all of them up in a table
 //! of 16 entries at once; sums are 16 bits wide for at most [`TABLES_U16`] tables, then 32. A sum that cannot reach
@@ -70,6 +70,30 @@ impl PqRun<'_> {
     }
 }
 
+/// Codewords, `[m][width][n_words]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Codebooks<'a> {
+    pub shape: PqShape,
+    pub values: &'a [f32],
+}
+
+/// A point to encode: its residual, its direction u, and η − 1, at least 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Point<'a> {
+    pub residual: &'a [f32],
+    pub direction: &'a [f32],
+    pub excess: f32,
+}
+
+/// Room for what each codeword would leave of a point, `[m][n_words]`.
+#[derive(Default)]
+pub(crate) struct CodeRoom {
+    /// Squared errors.
+    errors: Vec<f32>,
+    /// Errors along u.
+    along: Vec<f32>,
+}
+
 /// Calls the kernel as compiled for the level's instruction set.
 macro_rules! vectorised {
     ($self:ident, $kernel:ident ( $($arg:expr),* )) => {
@@ -87,6 +111,15 @@ macro_rules! vectorised {
 
 /// Plain loops that compilers turn into vectors of whatever width is enabled.
 mod portable {
+    use super::{Bits, CodeRoom, Codebooks, Point};
+
+    /// Sweeps of coordinate descent, at most. With 192 subspaces (115 659 sentence embeddings, all lists, no reranking)
+    /// recall@10 was 0.855 after 2, 0.861 after 3, 0.876 after 10 and 0.875 after 20.
+    const SWEEPS: usize = 10;
+
+    /// Codewords compared at a time.
+    const LANES: usize = 16;
+
     /// See [`Simd::word_products`](super::Simd::word_products).
     #[inline(always)]
     pub fn word_products(words: &[f32], q: &[f32], out: &mut [f32]) {
@@ -98,33 +131,92 @@ mod portable {
         }
     }
 
-    /// See [`Simd::code_terms`](super::Simd::code_terms).
+    /// See [`Simd::choose_codes`](super::Simd::choose_codes).
     #[inline(always)]
-    pub fn code_terms(words: &[f32], x: &[f32], u: &[f32], errors: &mut [f32], along: &mut [f32]) {
-        errors.fill(0.0);
-        along.fill(0.0);
-        for ((&x, &u), words) in x.iter().zip(u).zip(words.chunks_exact(errors.len())) {
-            for ((error, along), word) in errors.iter_mut().zip(along.iter_mut()).zip(words) {
-                let r = x - word;
-                *error += r * r;
-                *along += r * u;
-            }
+    pub fn choose_codes(
+        books: Codebooks<'_>,
+        point: Point<'_>,
+        room: &mut CodeRoom,
+        codes: &mut [u8],
+    ) -> f32 {
+        match books.shape.bits {
+            Bits::B4 => choose::<16>(books, point, room, codes),
+            Bits::B8 => choose::<256>(books, point, room, codes),
         }
     }
 
-    /// See [`Simd::best_code`](super::Simd::best_code).
     #[inline(always)]
-    pub fn best_code(errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
-        let loss = |error: f32, along: f32| error + excess * (rest + along) * (rest + along);
-        let mut lanes = [f32::INFINITY; 16];
-        for (errors, along) in errors.chunks_exact(16).zip(along.chunks_exact(16)) {
-            for ((lane, &error), &along) in lanes.iter_mut().zip(errors).zip(along) {
-                let loss = loss(error, along);
-                *lane = if loss < *lane { loss } else { *lane };
+    fn choose<const N: usize>(
+        books: Codebooks<'_>,
+        point: Point<'_>,
+        room: &mut CodeRoom,
+        codes: &mut [u8],
+    ) -> f32 {
+        let shape = books.shape;
+        room.errors.resize(shape.m * N, 0.0);
+        room.along.resize(shape.m * N, 0.0);
+        let (errors, _) = room.errors.as_chunks_mut::<N>();
+        let (along, _) = room.along.as_chunks_mut::<N>();
+        let books = books.values.chunks_exact(shape.width() * N);
+        // The error along u of all subspaces.
+        let (mut all, mut from) = (0.0, 0);
+        for (m, (((errors, along), words), code)) in
+            errors.iter_mut().zip(along.iter_mut()).zip(books).zip(codes.iter_mut()).enumerate()
+        {
+            let to = shape.dims(m).end;
+            (*errors, *along) = ([0.0; N], [0.0; N]);
+            let parts = point.residual[from..to].iter().zip(&point.direction[from..to]);
+            for ((&x, &u), words) in parts.zip(words.as_chunks::<N>().0) {
+                for ((error, along), word) in errors.iter_mut().zip(along.iter_mut()).zip(words) {
+                    let r = x - word;
+                    *error += r * r;
+                    *along += r * u;
+                }
+            }
+            let nearest = least::<N>(|word| errors[word]);
+            *code = nearest;
+            all += along[usize::from(nearest)];
+            from = to;
+        }
+        if point.excess > 0.0 {
+            for _ in 0..SWEEPS {
+                let mut changed = false;
+                for ((errors, along), code) in errors.iter().zip(along.iter()).zip(codes.iter_mut()) {
+                    let rest = all - along[usize::from(*code)];
+                    let best = least::<N>(|word| {
+                        let whole = rest + along[word];
+                        errors[word] + point.excess * whole * whole
+                    });
+                    changed |= best != *code;
+                    *code = best;
+                    all = rest + along[usize::from(best)];
+                }
+                if !changed {
+                    break;
+                }
             }
         }
-        let least = lanes.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
-        errors.iter().zip(along).position(|(&e, &a)| loss(e, a) <= least).unwrap_or(0)
+        let whole: f32 =
+            codes.iter().zip(errors.iter()).map(|(&code, errors)| errors[usize::from(code)]).sum();
+        whole + point.excess * all * all
+    }
+
+    /// The codeword of least loss, to four bits of its last place. Floats from 0 on are ordered like their bits, the
+    /// last four of which give way to the lane: one minimum over integers finds loss and lane.
+    #[inline(always)]
+    fn least<const N: usize>(loss: impl Fn(usize) -> f32) -> u8 {
+        let (mut keys, mut chunks) = ([u32::MAX; LANES], [0_u8; LANES]);
+        for chunk in 0..N / LANES {
+            for lane in 0..LANES {
+                let key = loss(chunk * LANES + lane).to_bits() & !(LANES as u32 - 1) | lane as u32;
+                if key < keys[lane] {
+                    (keys[lane], chunks[lane]) = (key, chunk as u8);
+                }
+            }
+        }
+        let key = keys.iter().fold(u32::MAX, |least, &key| least.min(key));
+        let lane = (key % LANES as u32) as u8;
+        if N == LANES { lane } else { chunks[usize::from(lane)] * LANES as u8 + lane }
     }
 }
 
@@ -132,7 +224,7 @@ mod portable {
 macro_rules! compiled_with {
     ($module:ident, $features:literal) => {
         mod $module {
-            use super::portable;
+            use super::{CodeRoom, Codebooks, Point, portable};
 
             /// # Safety
             /// The machine has the features.
@@ -144,15 +236,13 @@ macro_rules! compiled_with {
             /// # Safety
             /// The machine has the features.
             #[target_feature(enable = $features)]
-            pub unsafe fn code_terms(w: &[f32], x: &[f32], u: &[f32], errors: &mut [f32], along: &mut [f32]) {
-                portable::code_terms(w, x, u, errors, along);
-            }
-
-            /// # Safety
-            /// The machine has the features.
-            #[target_feature(enable = $features)]
-            pub unsafe fn best_code(errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
-                portable::best_code(errors, along, rest, excess)
+            pub unsafe fn choose_codes(
+                books: Codebooks<'_>,
+                point: Point<'_>,
+                room: &mut CodeRoom,
+                codes: &mut [u8],
+            ) -> f32 {
+                portable::choose_codes(books, point, room, codes)
             }
         }
     };
@@ -170,23 +260,18 @@ impl Simd {
         vectorised!(self, word_products(words, q, out));
     }
 
-    /// For every codeword of a subspace the squared error `Σ_i (x_i − words[i][j])²` and the error along u,
-    /// `Σ_i (x_i − words[i][j])·u_i`. `words`: `[≥ x.len()][errors.len()]`.
-    pub(crate) fn code_terms(
+    /// Chooses a point's codes, from the nearest codewords on by coordinate descent; returns the score-aware loss.
+    ///
+    /// All but one subspace fixed, the loss of codeword j is `errors_j + (η − 1)·(rest + along_j)²`: its squared error, the
+    /// others' error along u, its own. No subspace's turn raises the loss by more than its last four bits.
+    pub(crate) fn choose_codes(
         self,
-        words: &[f32],
-        x: &[f32],
-        u: &[f32],
-        errors: &mut [f32],
-        along: &mut [f32],
-    ) {
-        assert_eq!(errors.len(), along.len());
-        vectorised!(self, code_terms(words, x, u, errors, along));
-    }
-
-    /// The codeword of least `errors + excess·(rest + along)²`, the first among equals; a multiple of 16 of them.
-    pub(crate) fn best_code(self, errors: &[f32], along: &[f32], rest: f32, excess: f32) -> usize {
-        vectorised!(self, best_code(errors, along, rest, excess))
+        books: Codebooks<'_>,
+        point: Point<'_>,
+        room: &mut CodeRoom,
+        codes: &mut [u8],
+    ) -> f32 {
+        vectorised!(self, choose_codes(books, point, room, codes))
     }
 
     /// Offers every point's score to `kept`, point `i` under position `base + i`.

@@ -213,20 +213,23 @@ fn lookups_are_equal() {
 }
 
 #[test]
-fn what_codes_are_chosen_by_is_equal_on_integers() {
+fn codes_are_the_same_on_every_level() {
     for simd in Simd::available() {
-        for (width, n_words) in [(1, 16), (3, 16), (4, 256), (9, 256)] {
-            let words = integers(width * n_words, 1);
-            let (x, u) = (integers(width, 2), integers(width, 3));
-            let run = |simd: Simd| {
-                let (mut products, mut errors, mut along) =
-                    (vec![9.0; n_words], vec![9.0; n_words], vec![9.0; n_words]);
-                simd.word_products(&words, &x, &mut products);
-                simd.code_terms(&words, &x, &u, &mut errors, &mut along);
-                let best = simd.best_code(&errors, &along, 2.0, 3.0);
-                (products, errors, along, best)
-            };
-            assert_eq!(run(simd), run(SCALAR), "{simd:?} {width}×{n_words}");
+        for (s, m, bits) in [(1, 1, Bits::B4), (16, 5, Bits::B4), (9, 2, Bits::B8), (70, 70, Bits::B8)] {
+            let shape = PqShape { s, m, bits, has_norm: false };
+            let values: Vec<f32> = integers(shape.codebook_len(), 1).iter().map(|v| v * 0.3).collect();
+            let (residual, direction) = (integers(s, 2), integers(s, 3));
+            for excess in [0.0, 0.1, 7.0] {
+                let point = Point { residual: &residual, direction: &direction, excess };
+                let run = |simd: Simd| {
+                    let (mut codes, mut products) = (vec![9; m], vec![9.0; shape.n_words()]);
+                    let books = Codebooks { shape, values: &values };
+                    let loss = simd.choose_codes(books, point, &mut CodeRoom::default(), &mut codes);
+                    simd.word_products(&values, &residual[shape.dims(0)], &mut products);
+                    (codes, loss, products)
+                };
+                assert_eq!(run(simd), run(SCALAR), "{simd:?} {s} in {m}");
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use super::{BLOCK, CODEBOOKS, CODES, PqShape};
 use crate::{
     lists::Arrangement,
-    simd::Simd,
+    simd::{self, CodeRoom, Point, Simd},
     spec::Bits,
     stage::router::Rounded,
     train::{
@@ -44,9 +44,6 @@ const ROUNDS_X8: [(usize, usize); 3] = [(6, 32), (3, 64), (3, 128)];
 /// 4 and 0.7278 after 6 of 8.
 const TURNS: usize = 2;
 const STEPS: usize = 4;
-
-/// Sweeps of coordinate descent, at most. Most points settle in three.
-const SWEEPS: usize = 10;
 
 /// Points handled together: sums over pieces of this size do not depend on the number of threads.
 const PIECE: usize = 1024;
@@ -120,73 +117,28 @@ struct Sample {
     excess: Vec<f32>,
 }
 
+impl Sample {
+    fn point(&self, i: usize, s: usize) -> Point<'_> {
+        let at = i * s..(i + 1) * s;
+        Point {
+            residual: &self.residuals[at.clone()],
+            direction: &self.directions[at],
+            excess: self.excess[i],
+        }
+    }
+}
+
 /// Codebooks in training: `[m][width][n_words]`.
 struct Codebooks {
     shape: PqShape,
     values: Vec<f32>,
 }
 
-/// A point's codes, and what choosing them takes.
-struct Coder<'a> {
-    books: &'a Codebooks,
-    simd: Simd,
-    /// Squared error and error along u of every codeword, `[m][n_words]`.
-    errors: Vec<f32>,
-    along: Vec<f32>,
-}
-
-impl<'a> Coder<'a> {
-    fn new(books: &'a Codebooks) -> Self {
-        let n = books.shape.m * books.shape.n_words();
-        Self { books, simd: Simd::detect(), errors: vec![0.0; n], along: vec![0.0; n] }
-    }
-
-    /// Chooses a point's codes, from the nearest codewords on; returns the loss.
-    fn encode(&mut self, residual: &[f32], direction: &[f32], excess: f32, codes: &mut [u8]) -> f32 {
-        let (shape, n_words) = (self.books.shape, self.books.shape.n_words());
-        let book = shape.width() * n_words;
-        // P: the error along u of all subspaces.
-        let mut all = 0.0;
-        for (m, code) in codes.iter_mut().enumerate() {
-            let (dims, words) = (shape.dims(m), m * n_words..(m + 1) * n_words);
-            let (errors, along) = (&mut self.errors[words.clone()], &mut self.along[words]);
-            let values = &self.books.values[m * book..(m + 1) * book];
-            self.simd.code_terms(values, &residual[dims.clone()], &direction[dims], errors, along);
-            let nearest = self.simd.best_code(errors, along, 0.0, 0.0);
-            *code = byte(nearest);
-            all += along[nearest];
-        }
-        if excess != 0.0 {
-            for _ in 0..SWEEPS {
-                let mut changed = false;
-                for (m, code) in codes.iter_mut().enumerate() {
-                    let words = m * n_words..(m + 1) * n_words;
-                    let along = &self.along[words.clone()];
-                    let rest = all - along[usize::from(*code)];
-                    let best = self.simd.best_code(&self.errors[words], along, rest, excess);
-                    if best != usize::from(*code) {
-                        *code = byte(best);
-                        all = rest + along[best];
-                        changed = true;
-                    }
-                }
-                if !changed {
-                    break;
-                }
-            }
-        }
-        let place = |(m, &code): (usize, &u8)| m * n_words + usize::from(code);
-        let whole: f32 = codes.iter().enumerate().map(|code| self.errors[place(code)]).sum();
-        whole + excess * all * all
-    }
-}
-
-fn byte(code: usize) -> u8 {
-    // There are at most 256 codewords.
-    u8::try_from(code).unwrap_or(u8::MAX)
-}
-
 impl Codebooks {
+    fn view(&self) -> simd::Codebooks<'_> {
+        simd::Codebooks { shape: self.shape, values: &self.values }
+    }
+
     /// Codewords by k-means in each subspace.
     fn nearest(shape: PqShape, sample: &Sample, rng: &mut ChaCha8Rng) -> Self {
         use rand::RngExt;
@@ -222,13 +174,11 @@ impl Codebooks {
             .par_chunks_mut(PIECE * m)
             .enumerate()
             .map_init(
-                || Coder::new(self),
-                |coder, (piece, codes)| {
+                || (Simd::detect(), CodeRoom::default()),
+                |(simd, room), (piece, codes)| {
                     let mut loss = 0.0;
                     for (i, codes) in (piece * PIECE..).zip(codes.chunks_exact_mut(m)) {
-                        let at = i * s..(i + 1) * s;
-                        let (residual, direction) = (&sample.residuals[at.clone()], &sample.directions[at]);
-                        loss += f64::from(coder.encode(residual, direction, sample.excess[i], codes));
+                        loss += f64::from(simd.choose_codes(self.view(), sample.point(i, s), room, codes));
                     }
                     loss
                 },
@@ -407,13 +357,14 @@ fn encode(
     blocks: &mut [u8],
 ) -> Vec<f32> {
     let (shape, s) = (books.shape, books.shape.s);
-    let mut coder = Coder::new(books);
+    let (simd, mut room) = (Simd::detect(), CodeRoom::default());
     let (mut residual, mut direction, mut codes) = (vec![0.0; s], vec![0.0; s], vec![0; shape.m]);
     let mut norms = Vec::with_capacity(positions.len());
     for (i, position) in positions.enumerate() {
         let row = input.read(s, list, position, &mut residual);
         let excess = direct(loss, row, &mut direction);
-        coder.encode(&residual, &direction, excess, &mut codes);
+        let point = Point { residual: &residual, direction: &direction, excess };
+        simd.choose_codes(books.view(), point, &mut room, &mut codes);
         let block = &mut blocks[i / BLOCK * shape.block_bytes()..];
         for (m, &code) in codes.iter().enumerate() {
             match shape.bits {
@@ -522,21 +473,20 @@ mod tests {
         let shape = PqShape::new(12, 6, Bits::B4, Metric::Ip);
         let sample = made(400, 12, 0.5);
         let books = Codebooks::nearest(shape, &sample, &mut generator(2, "test"));
-        let mut coder = Coder::new(&books);
+        let mut room = CodeRoom::default();
         for i in 0..400 {
-            let at = i * 12..(i + 1) * 12;
-            let one = |excess: f32, coder: &mut Coder<'_>| {
+            let point = sample.point(i, 12);
+            let mut one = |excess: f32| {
                 let mut codes = vec![0; 6];
-                let (residual, u) = (&sample.residuals[at.clone()], &sample.directions[at.clone()]);
-                coder.encode(residual, u, excess, &mut codes);
+                Simd::detect().choose_codes(books.view(), Point { excess, ..point }, &mut room, &mut codes);
                 let single = Sample {
-                    residuals: residual.to_vec(),
-                    directions: u.to_vec(),
-                    excess: vec![sample.excess[i]],
+                    residuals: point.residual.to_vec(),
+                    directions: point.direction.to_vec(),
+                    excess: vec![point.excess],
                 };
                 loss_of(&books, &single, &codes)
             };
-            assert!(one(sample.excess[i], &mut coder) <= one(0.0, &mut coder) * 1.00001, "point {i}");
+            assert!(one(point.excess) <= one(0.0) * 1.00001, "point {i}");
         }
     }
 
