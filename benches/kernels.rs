@@ -16,8 +16,12 @@ use nearfield::{
 const K: usize = 10;
 
 /// Specifications that take every kind of scorer and of stored rows between them.
-const SPECS: [&str; 3] =
-    ["PCA128,IVF128,RRR32,Refine(f16)", "PCA128,IVF128,RRR64x4,Refine(sq8)", "IVF128,SQ8,Refine(f32)"];
+const SPECS: [&str; 4] = [
+    "PCA128,IVF128,RRR32,Refine(f16)",
+    "PCA128,IVF128,RRR64x4,Refine(sq8)",
+    "IVF128,SQ8,Refine(f32)",
+    "IVF128(soar=1),APQ48x4,Refine(f16)",
+];
 
 fn kernels(criterion: &mut Criterion) {
     let name = std::env::var("NEARFIELD_BENCH_GPU").ok();

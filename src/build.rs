@@ -354,12 +354,14 @@ impl<'a> IndexBuilder<'a> {
         self.report("partition", total - 1, total);
         let arrangement = match (ivf.spill, spec.n_copies()) {
             (Some(spill), n_copies @ 2..) => {
+                self.report("copies", 0, 1);
                 let further = centroids.spill(&points, &first, n_copies - 1, spill.lambda.value());
                 let lists: Vec<u32> = first
                     .iter()
                     .zip(further.chunks_exact(n_copies - 1))
                     .flat_map(|(first, further)| std::iter::once(*first).chain(further.iter().copied()))
                     .collect();
+                self.report("copies", 1, 1);
                 Arrangement::of(&lists, n_copies, n_lists)
             }
             _ => Arrangement::of(&first, 1, n_lists),

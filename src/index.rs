@@ -13,7 +13,11 @@ use crate::{
     spec::{IndexSpec, RowDtype, ScorerSpec, TransformSpec},
     stage::{
         router::Router,
-        scorer::{Pq, Rrr, Scorer, pq::PqShape, rrr::RrrShape},
+        scorer::{
+            Pq, Rrr, Scorer,
+            pq::{self, PqShape},
+            rrr::{self, RrrShape},
+        },
         transform::Pca,
     },
 };
@@ -57,6 +61,9 @@ impl Model {
         }
     }
 }
+
+/// Tensors that scorers read list by list: they hold every copy of a point.
+const SCORED_BY_POSITION: [&str; 3] = [rrr::B, pq::CODES, SCORER_ROWS.rows];
 
 /// What an index consists of, for display.
 #[derive(Clone, Debug, PartialEq)]
@@ -245,6 +252,15 @@ impl Index {
     #[must_use]
     pub fn list_sizes(&self) -> Vec<usize> {
         (0..self.0.lists.len()).map(|l| self.0.lists.range(l).len()).collect()
+    }
+
+    /// Bytes that one list more for each point takes, as `soar` adds them: its place, and what it is scored by there.
+    #[must_use]
+    pub fn copy_bytes(&self) -> usize {
+        let tensors = self.0.image.tensors();
+        let bytes = |name: &str| tensors.get(name).map_or(0, |place| place.bytes.len());
+        let scored: usize = SCORED_BY_POSITION.map(bytes).iter().sum();
+        self.len() * size_of::<u32>() + scored / self.n_copies()
     }
 
     /// The tensors of the file.

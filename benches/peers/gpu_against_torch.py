@@ -211,7 +211,7 @@ def fastest(rows):
     return chosen
 
 
-def one_set(args, name, base, queries, metric, truth, spec, deadline, out):
+def one_set(args, name, base, queries, metric, truth, specs, deadline, out):
     device = torch.device(args.torch)
     batches = args.batches
     base, queries = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(queries, np.float32)
@@ -234,19 +234,20 @@ def one_set(args, name, base, queries, metric, truth, spec, deadline, out):
         np.save(f"{folder}/gt.npy", truth[:SWEPT].astype(np.int64))
         np.save(f"{folder}/many.npy", queries[many])
         np.save(f"{folder}/many_gt.npy", truth[many].astype(np.int64))
-        engine = Nearfield(args, folder, metric, spec)
-        rows = engine.eval(f"{folder}/query.npy", f"{folder}/gt.npy", "all", engine.probes, [50, 100, 200, 400])
-        chosen = fastest([(r["recall"], r["qps"], (r["n_probe"], r["n_rerank"])) for r in rows])
-        for batch in batches:
-            for target, (found, _, effort) in chosen.items():
-                if time.perf_counter() > deadline:
-                    break
-                # A few calls of small batches tell as much as all of them.
-                calls = min(most, batch * 64)
-                np.save(f"{folder}/some.npy", queries[many[:calls]])
-                np.save(f"{folder}/some_gt.npy", truth[many[:calls]].astype(np.int64))
-                [row] = engine.eval(f"{folder}/some.npy", f"{folder}/some_gt.npy", batch, effort[:1], effort[1:])
-                note(engine.name, target, batch, row["qps"], found, effort)
+        for spec in specs:
+            engine = Nearfield(args, folder, metric, spec)
+            rows = engine.eval(f"{folder}/query.npy", f"{folder}/gt.npy", "all", engine.probes, [50, 100, 200, 400])
+            chosen = fastest([(r["recall"], r["qps"], (r["n_probe"], r["n_rerank"])) for r in rows])
+            for batch in batches:
+                for target, (found, _, effort) in chosen.items():
+                    if time.perf_counter() > deadline:
+                        break
+                    # A few calls of small batches tell as much as all of them.
+                    calls = min(most, batch * 64)
+                    np.save(f"{folder}/some.npy", queries[many[:calls]])
+                    np.save(f"{folder}/some_gt.npy", truth[many[:calls]].astype(np.int64))
+                    [row] = engine.eval(f"{folder}/some.npy", f"{folder}/some_gt.npy", batch, effort[:1], effort[1:])
+                    note(engine.name, target, batch, row["qps"], found, effort)
     n_clusters = args.clusters or 1 << int(np.round(np.log2(np.sqrt(len(base)))))
     s = min(128, base.shape[1])
     for make in (lambda: BruteForce(base, metric, device), lambda: LowRank(base, metric, device, n_clusters, s, min(32, s))):
@@ -280,7 +281,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", default=[], help="FOLDER:METRIC[:SPEC]")
     parser.add_argument("--made", help="rows×dims of a made set, as 1000000x384 (cosine)")
-    parser.add_argument("--spec", default="PCA128,IVF,RRR32,Refine(f16)")
+    parser.add_argument("--spec", action="append", help="may be given again; regressions and codes if not given")
     parser.add_argument("--clusters", type=int, help="clusters of the program in torch; about √n if not given")
     parser.add_argument("--batches", type=lambda s: [int(b) for b in s.split(",")], default=[1, 16, 256, 4096, 10000])
     parser.add_argument("--device", default="gpu")
@@ -289,6 +290,10 @@ def main():
     parser.add_argument("--output", default="gpu.jsonl")
     parser.add_argument("--minutes", type=float, default=8)
     args = parser.parse_args()
+
+    def specs(base, given):
+        return [given] if given else args.spec or ["PCA128,IVF,RRR32,Refine(f16)", f"IVF,APQ{base.shape[1] // 2}x4,Refine(f16)"]
+
     torch.set_float32_matmul_precision("high")
     deadline = time.perf_counter() + args.minutes * 60
     subprocess.run([args.nearfield, "devices"])
@@ -299,10 +304,10 @@ def main():
             folder, metric, spec, *_ = (given + ":").split(":")
             load = lambda file: np.load(f"{folder}/{file}.npy")
             truth = load("gt") if os.path.exists(f"{folder}/gt.npy") else None
-            one_set(args, os.path.basename(folder.rstrip("/")), load("base"), load("query"), metric, truth, spec or args.spec, deadline, out)
+            one_set(args, os.path.basename(folder.rstrip("/")), load("base"), load("query"), metric, truth, specs(base, spec), deadline, out)
         if args.made and time.perf_counter() < deadline:
             base, queries = made([int(v) for v in args.made.split("x")])
-            one_set(args, f"made {args.made}", base, queries, "cosine", None, args.spec, deadline, out)
+            one_set(args, f"made {args.made}", base, queries, "cosine", None, specs(base, None), deadline, out)
 
 
 main()

@@ -33,7 +33,7 @@ enum Rows {
 
 /// The tensors' names: one store for the scorer, one for exact scores.
 pub(crate) struct RowNames {
-    rows: &'static str,
+    pub rows: &'static str,
     min: &'static str,
     step: &'static str,
 }

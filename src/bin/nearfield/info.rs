@@ -29,7 +29,8 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
-                "index_bytes": index.n_bytes(), "n_lists": index.n_lists(),
+                "index_bytes": index.n_bytes(), "lists_a_point": index.n_copies(),
+                "copy_bytes": index.copy_bytes(), "n_lists": index.n_lists(),
                 "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
             })
             .to_string(),
@@ -39,6 +40,14 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
     report::line(&format!("metric   {}", index.metric()))?;
     report::line(&format!("points   {} × {}", index.len(), index.dim()))?;
     report::line(&format!("lists    {} of {least} to {most} points, median {middle}", index.n_lists()))?;
+    if index.n_copies() > 1 {
+        let (further, bytes) = (index.n_copies() - 1, index.copy_bytes());
+        let a_point = bytes as f64 / index.len() as f64;
+        report::line(&format!(
+            "copies   {further} of each point, {} each ({a_point:.1} B a point)",
+            report::bytes(bytes)
+        ))?;
+    }
     report::line(&format!("seed     {}", index.seed()))?;
     report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;

@@ -50,7 +50,7 @@ use crate::{
 };
 
 const CODEBOOKS: &str = "pq.codebooks";
-const CODES: &str = "pq.codes";
+pub(crate) const CODES: &str = "pq.codes";
 
 /// Points in a block: bytes of a 256-bit register.
 pub(crate) const BLOCK: usize = 32;

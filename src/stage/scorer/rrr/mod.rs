@@ -43,7 +43,7 @@ use crate::{
 };
 
 const A: &str = "rrr.a";
-const B: &str = "rrr.b";
+pub(crate) const B: &str = "rrr.b";
 
 /// Sizes that follow from the specification.
 #[derive(Clone, Copy)]
