@@ -31,7 +31,7 @@ mod pq_neon;
 mod pq_x86;
 mod scalar;
 
-pub(crate) use pq::{CodeRoom, Codebooks, Point, PqRun};
+pub(crate) use pq::{CodeRoom, Codebooks, Points, PqRun};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -218,17 +218,23 @@ fn codes_are_the_same_on_every_level() {
         for (s, m, bits) in [(1, 1, Bits::B4), (16, 5, Bits::B4), (9, 2, Bits::B8), (70, 70, Bits::B8)] {
             let shape = PqShape { s, m, bits, has_norm: false };
             let values: Vec<f32> = integers(shape.codebook_len(), 1).iter().map(|v| v * 0.3).collect();
-            let (residual, direction) = (integers(s, 2), integers(s, 3));
+            let n = 7;
+            let (residuals, directions) = (integers(n * s, 2), integers(n * s, 3));
             for excess in [0.0, 0.1, 7.0] {
-                let point = Point { residual: &residual, direction: &direction, excess };
-                let run = |simd: Simd| {
-                    let (mut codes, mut products) = (vec![9; m], vec![9.0; shape.n_words()]);
+                let excess = vec![excess; n];
+                let points = Points { residuals: &residuals, directions: &directions, excess: &excess };
+                let run = |simd: Simd, together: usize| {
+                    let (mut codes, mut products) = (vec![9; n * m], vec![9.0; shape.n_words()]);
                     let books = Codebooks { shape, values: &values };
-                    let loss = simd.choose_codes(books, point, &mut CodeRoom::default(), &mut codes);
-                    simd.word_products(&values, &residual[shape.dims(0)], &mut products);
+                    let mut loss = 0.0;
+                    for (i, codes) in codes.chunks_mut(together * m).enumerate() {
+                        let part = points.part(i * together..n.min((i + 1) * together));
+                        loss += simd.choose_codes(books, part, &mut CodeRoom::default(), codes);
+                    }
+                    simd.word_products(&values, &residuals[shape.dims(0)], &mut products);
                     (codes, loss, products)
                 };
-                assert_eq!(run(simd), run(SCALAR), "{simd:?} {s} in {m}");
+                assert_eq!(run(simd, n), run(SCALAR, 1), "{simd:?} {s} in {m}");
             }
         }
     }

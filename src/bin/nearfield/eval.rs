@@ -15,8 +15,9 @@ use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, report};
 /// Measure recall and speed over a range of efforts.
 ///
 /// Every combination of --n-probe and --n-rerank is searched once to warm up and then again until half a
-/// second has passed; the median run counts. Recall counts each id once, and what ties with the k-th true
-/// neighbour.
+/// second has passed; the median run counts. Recall is the share of the k true neighbours found (recall@k); it
+/// counts each id once, and what ties with the k-th true neighbour. `1@k` (`recall_1` in JSON) is the share of
+/// the queries whose nearest neighbour is among the k found.
 #[derive(clap::Args)]
 pub struct Args {
     /// Index file.

@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use super::{BLOCK, CODEBOOKS, CODES, PqShape};
 use crate::{
     lists::Arrangement,
-    simd::{self, CodeRoom, Point, Simd},
+    simd::{self, CodeRoom, Points, Simd},
     spec::Bits,
     stage::router::Rounded,
     train::{
@@ -90,7 +90,7 @@ impl<'a> Input<'a> {
 
     /// The row at a position of a list, and its residual.
     fn read(&self, s: usize, list: usize, position: usize, residual: &mut [f32]) -> &[f32] {
-        let row = &self.points[self.arrangement.rows[position] as usize * s..][..s];
+        let row = self.row(s, position);
         match self.centres {
             None => residual.copy_from_slice(row),
             Some(centres) => {
@@ -100,6 +100,10 @@ impl<'a> Input<'a> {
             }
         }
         row
+    }
+
+    fn row(&self, s: usize, position: usize) -> &[f32] {
+        &self.points[self.arrangement.rows[position] as usize * s..][..s]
     }
 
     fn list_of(&self, position: usize) -> usize {
@@ -118,13 +122,8 @@ struct Sample {
 }
 
 impl Sample {
-    fn point(&self, i: usize, s: usize) -> Point<'_> {
-        let at = i * s..(i + 1) * s;
-        Point {
-            residual: &self.residuals[at.clone()],
-            direction: &self.directions[at],
-            excess: self.excess[i],
-        }
+    fn points(&self) -> Points<'_> {
+        Points { residuals: &self.residuals, directions: &self.directions, excess: &self.excess }
     }
 }
 
@@ -169,20 +168,14 @@ impl Codebooks {
 
     /// Chooses the codes of a sample, `[n, m]`; returns the sum of the losses.
     fn encode(&self, sample: &Sample, codes: &mut [u8]) -> f64 {
-        let (s, m) = (self.shape.s, self.shape.m);
+        let m = self.shape.m;
         let losses: Vec<f64> = codes
             .par_chunks_mut(PIECE * m)
             .enumerate()
-            .map_init(
-                || (Simd::detect(), CodeRoom::default()),
-                |(simd, room), (piece, codes)| {
-                    let mut loss = 0.0;
-                    for (i, codes) in (piece * PIECE..).zip(codes.chunks_exact_mut(m)) {
-                        loss += f64::from(simd.choose_codes(self.view(), sample.point(i, s), room, codes));
-                    }
-                    loss
-                },
-            )
+            .map_init(CodeRoom::default, |room, (piece, codes)| {
+                let points = sample.points().part(piece * PIECE..piece * PIECE + codes.len() / m);
+                Simd::detect().choose_codes(self.view(), points, room, codes)
+            })
             .collect();
         losses.iter().sum()
     }
@@ -357,14 +350,16 @@ fn encode(
     blocks: &mut [u8],
 ) -> Vec<f32> {
     let (shape, s) = (books.shape, books.shape.s);
-    let (simd, mut room) = (Simd::detect(), CodeRoom::default());
-    let (mut residual, mut direction, mut codes) = (vec![0.0; s], vec![0.0; s], vec![0; shape.m]);
-    let mut norms = Vec::with_capacity(positions.len());
-    for (i, position) in positions.enumerate() {
-        let row = input.read(s, list, position, &mut residual);
-        let excess = direct(loss, row, &mut direction);
-        let point = Point { residual: &residual, direction: &direction, excess };
-        simd.choose_codes(books.view(), point, &mut room, &mut codes);
+    let n = positions.len();
+    let mut part = Sample { residuals: vec![0.0; n * s], directions: vec![0.0; n * s], excess: vec![0.0; n] };
+    let rows = part.residuals.chunks_exact_mut(s).zip(part.directions.chunks_exact_mut(s));
+    for ((position, (residual, direction)), excess) in positions.clone().zip(rows).zip(&mut part.excess) {
+        *excess = direct(loss, input.read(s, list, position, residual), direction);
+    }
+    let mut codes = vec![0; n * shape.m];
+    Simd::detect().choose_codes(books.view(), part.points(), &mut CodeRoom::default(), &mut codes);
+    let mut norms = Vec::with_capacity(n);
+    for (i, (position, codes)) in positions.zip(codes.chunks_exact(shape.m)).enumerate() {
         let block = &mut blocks[i / BLOCK * shape.block_bytes()..];
         for (m, &code) in codes.iter().enumerate() {
             match shape.bits {
@@ -372,7 +367,9 @@ fn encode(
                 Bits::B4 => block[m / 2 * BLOCK + i % BLOCK] |= code << (4 * (m % 2)),
             }
         }
-        norms.push(norm(books, row, &residual, &codes));
+        if shape.has_norm {
+            norms.push(norm(books, input.row(s, position), &part.residuals[i * s..(i + 1) * s], codes));
+        }
     }
     norms
 }
@@ -475,18 +472,18 @@ mod tests {
         let books = Codebooks::nearest(shape, &sample, &mut generator(2, "test"));
         let mut room = CodeRoom::default();
         for i in 0..400 {
-            let point = sample.point(i, 12);
-            let mut one = |excess: f32| {
+            let point = sample.points().part(i..i + 1);
+            let mut one = |excess: &[f32]| {
                 let mut codes = vec![0; 6];
-                Simd::detect().choose_codes(books.view(), Point { excess, ..point }, &mut room, &mut codes);
+                Simd::detect().choose_codes(books.view(), Points { excess, ..point }, &mut room, &mut codes);
                 let single = Sample {
-                    residuals: point.residual.to_vec(),
-                    directions: point.direction.to_vec(),
-                    excess: vec![point.excess],
+                    residuals: point.residuals.to_vec(),
+                    directions: point.directions.to_vec(),
+                    excess: point.excess.to_vec(),
                 };
                 loss_of(&books, &single, &codes)
             };
-            assert!(one(point.excess) <= one(0.0) * 1.00001, "point {i}");
+            assert!(one(point.excess) <= one(&[0.0]) * 1.00001, "point {i}");
         }
     }
 
