@@ -37,18 +37,9 @@ impl PqRun<'_> {
         assert_eq!(self.tables.len(), self.shape.n_tables() * self.shape.n_words());
     }
 
-    pub(super) fn n_blocks(&self) -> usize {
-        self.n_vectors.div_ceil(BLOCK)
-    }
-
     /// Codes of a block.
     pub(super) fn block(&self, block: usize) -> &[u8] {
         &self.bytes[block * self.shape.block_bytes()..(block + 1) * self.shape.block_bytes()]
-    }
-
-    /// Where the norms begin.
-    pub(super) fn norms_at(&self) -> usize {
-        self.shape.terms_at(self.n_vectors)
     }
 
     /// The score of a sum: what all backends compute, in this order.

@@ -80,7 +80,7 @@ unsafe fn sums_x8<const T: usize>(
     let (mut all, mut odd) = ([_mm512_setzero_si512(); T], [_mm512_setzero_si512(); T]);
     let block_bytes = run.shape.block_bytes();
     let (base, tables) = (run.bytes.as_ptr(), run.tables.as_ptr());
-    let last = run.n_blocks() - 1;
+    let last = run.n_vectors.div_ceil(BLOCK) - 1;
     for row in from..to {
         // SAFETY: by 2 and 3 row r of block b stands at b·block_bytes + 32·r, its table at 256·r.
         unsafe {
@@ -146,7 +146,9 @@ unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Surv
         let mut part = _mm512_set1_ps(run.part);
         if run.shape.has_norm {
             // SAFETY: by 2 a norm stands for each of the block's 32 points.
-            let norms = unsafe { _mm512_loadu_ps(run.bytes.as_ptr().add(run.norms_at() + 4 * at).cast()) };
+            let norms = unsafe {
+                _mm512_loadu_ps(run.bytes.as_ptr().add(run.shape.terms_at(run.n_vectors) + 4 * at).cast())
+            };
             part = _mm512_add_ps(part, norms);
         }
         let score = _mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(run.step), _mm512_cvtepi32_ps(sums)), part);
@@ -180,7 +182,7 @@ pub unsafe fn scan_x4_avx512(run: &PqRun<'_>, start: usize, out: &mut Survivors<
     // SAFETY: by 1 and 2; TILE or one block stand at the block asked for, and APPEND = TILE·BLOCK places are free.
     unsafe {
         let rows = run.shape.rows();
-        let n_blocks = run.n_blocks();
+        let n_blocks = run.n_vectors.div_ceil(BLOCK);
         #[allow(clippy::cast_possible_wrap, reason = "the bits of the limit")]
         let limit = _mm256_set1_epi16(out.limit as i16);
         let mut block = start / BLOCK;
@@ -222,7 +224,7 @@ pub unsafe fn scan_x8_vbmi(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_
     // SAFETY: by 1 and 2; the blocks asked for are there, and APPEND = TILE·BLOCK places are free.
     unsafe {
         let rows = run.shape.rows();
-        let n_blocks = run.n_blocks();
+        let n_blocks = run.n_vectors.div_ceil(BLOCK);
         #[allow(clippy::cast_possible_wrap, reason = "the bits of the limit")]
         let limit = _mm256_set1_epi16(out.limit as i16);
         let split = |v: __m512i| (_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));

@@ -340,7 +340,7 @@ fn direct(loss: Option<&ScoreAware>, row: &[f32], direction: &mut [f32]) -> f32 
     loss.excess(norm)
 }
 
-/// Writes the codes of some positions of a list into their blocks; returns `‖x̃‖² − ‖x − x̃‖²` of each.
+/// Writes the codes of some positions of a list into their blocks; returns `‖x̃‖²` of each for l2.
 fn encode(
     books: &Codebooks,
     input: &Input<'_>,
@@ -374,7 +374,7 @@ fn encode(
     norms
 }
 
-/// `‖x̃‖² − ‖x − x̃‖² = 2·⟨x, x̃⟩ − ‖x‖²`.
+/// `‖x̃‖²`.
 #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
 fn norm(books: &Codebooks, row: &[f32], residual: &[f32], codes: &[u8]) -> f32 {
     let (shape, n_words) = (books.shape, books.shape.n_words());
@@ -385,7 +385,7 @@ fn norm(books: &Codebooks, row: &[f32], residual: &[f32], codes: &[u8]) -> f32 {
             let word = books.values[m * book + i * n_words + usize::from(code)];
             // x̃ = x − (ρ − word).
             let rounded = f64::from(row[d]) - f64::from(residual[d] - word);
-            sum += f64::from(row[d]) * (2.0 * rounded - f64::from(row[d]));
+            sum += rounded * rounded;
         }
     }
     sum as f32
