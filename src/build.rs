@@ -156,7 +156,7 @@ impl<'a> IndexBuilder<'a> {
     pub fn build(self, base: impl Vectors) -> Result<Index, BuildError> {
         let (n, d) = (base.n_rows(), base.dim());
         check_shape("vectors", n, d, None)?;
-        let spec = self.spec.resolve(n, d, self.metric)?;
+        let spec = self.spec.resolve(n, d)?;
         let n_positions = n.saturating_mul(spec.n_copies());
         if n_positions >= u32::MAX as usize {
             return Err(BuildError::TooMany { got: n_positions });

@@ -123,7 +123,7 @@ impl Index {
         if n == 0 || n >= u32::MAX as usize {
             return Err(unfit("n", format!("1 to {}", u32::MAX - 1)));
         }
-        let complete = spec.resolve(n, dim, metric).map_err(|e| unfit("spec", e.to_string()))?;
+        let complete = spec.resolve(n, dim).map_err(|e| unfit("spec", e.to_string()))?;
         if complete != spec {
             return Err(unfit("spec", format!("every number written out, as in {complete}")));
         }

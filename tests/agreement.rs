@@ -31,7 +31,7 @@ fn edge_shapes_agree_with_the_reference() {
         let (base, queries) = (made(n, d, 3), made(3, d, 4));
         for spec in SPECS {
             let parsed: IndexSpec = spec.parse().unwrap();
-            if parsed.resolve(n, d, Metric::L2).is_err() {
+            if parsed.resolve(n, d).is_err() {
                 continue;
             }
             for metric in METRICS {
@@ -73,7 +73,7 @@ fn zero_rows_and_zero_queries() {
     base.slice_mut(s![10..20, ..]).fill(0.0);
     let zero = Array2::zeros((1, 18));
     for spec in SPECS {
-        if spec.parse::<IndexSpec>().unwrap().resolve(50, 18, Metric::L2).is_err() {
+        if spec.parse::<IndexSpec>().unwrap().resolve(50, 18).is_err() {
             continue;
         }
         for metric in [Metric::Ip, Metric::L2] {

@@ -43,7 +43,7 @@ proptest! {
     #[test]
     fn any_index_survives_saving(n in 1_usize..120, d in 1_usize..40, which in 0..SPECS.len(), seed in 0_u64..99) {
         let spec: nearfield::IndexSpec = SPECS[which].parse().unwrap();
-        prop_assume!(spec.resolve(n, d, Metric::L2).is_ok());
+        prop_assume!(spec.resolve(n, d).is_ok());
         let base = made(n, d, seed);
         let index = Index::builder(spec).metric(Metric::L2).seed(seed).build(base.view()).unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use crate::{error::CliError, report};
 /// Build an index from a file of vectors.
 ///
 /// The specification names the stages, in order: [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)].
-/// Numbers left out of PCA, IVF, soar and RRR are chosen from the data.
+/// Numbers left out of PCA, IVF and RRR are chosen from the data.
 ///
 ///   PCA128,IVF1024,RRR32,Refine(f32)   LoRANN: reduce, partition, regress, rerank
 ///   PCA,IVF,RRR,Refine(f16)            the same, numbers chosen
