@@ -24,6 +24,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod portable;
 mod pq;
 #[cfg(target_arch = "aarch64")]
 mod pq_neon;
@@ -31,7 +32,8 @@ mod pq_neon;
 mod pq_x86;
 mod scalar;
 
-pub(crate) use pq::{CodeRoom, Codebooks, Points, PqRun};
+pub(crate) use portable::{CodeRoom, Codebooks, Points};
+pub(crate) use pq::PqRun;
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -239,3 +239,20 @@ fn codes_are_the_same_on_every_level() {
         }
     }
 }
+
+#[test]
+fn the_largest_come_in_order() {
+    for simd in Simd::available() {
+        let mut out = [0; 3];
+        simd.largest(&mut [1.0, 5.0, 5.0, 2.0], &mut out);
+        assert_eq!(out, [1, 2, 3]);
+        for n in [1, 16, 17, 100] {
+            let mut scores = integers(n, 5);
+            let mut order: Vec<u32> = (0..u32::try_from(n).unwrap()).collect();
+            order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+            let mut out = vec![0; n];
+            simd.largest(&mut scores, &mut out);
+            assert_eq!(out, order, "{simd:?}, {n}");
+        }
+    }
+}

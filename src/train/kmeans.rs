@@ -20,6 +20,7 @@ use super::{
     linalg, sample,
     score_aware::{ScoreAware, conjugate_gradient},
 };
+use crate::simd::Simd;
 
 /// Rows of one matrix product: with 1 024 lists its scores fill half a megabyte, so they stay in cache.
 const CHUNK: usize = 128;
@@ -56,11 +57,13 @@ pub(crate) struct Centroids {
     bias: Vec<f32>,
     /// `‖c‖²/2`.
     half_norms: Vec<f32>,
+    simd: Simd,
 }
 
 impl Centroids {
     fn new(values: Vec<f32>, s: usize, objective: Objective) -> Self {
-        let mut centroids = Self { values, s, objective, bias: Vec::new(), half_norms: Vec::new() };
+        let mut centroids =
+            Self { values, s, objective, bias: Vec::new(), half_norms: Vec::new(), simd: Simd::detect() };
         centroids.settle();
         centroids
     }
@@ -118,9 +121,7 @@ impl Centroids {
     /// The `top` lists that a query at each point would read first, best first: `[n, top]` row-major.
     pub fn nearest(&self, points: &[f32], top: usize) -> Vec<u32> {
         self.rank(points.len() / self.s, top, self.reader(points), |_, scores| {
-            for (score, bias) in scores.iter_mut().zip(&self.bias) {
-                *score -= bias;
-            }
+            self.simd.subtract(scores, &self.bias);
         })
     }
 
@@ -146,11 +147,7 @@ impl Centroids {
                     *score -= half_norm + 0.5 * excess * along * along;
                 }
             }
-            _ => {
-                for (score, bias) in scores.iter_mut().zip(&self.bias) {
-                    *score -= bias;
-                }
-            }
+            _ => self.simd.subtract(scores, &self.bias),
         })
     }
 
@@ -198,7 +195,7 @@ impl Centroids {
                         *score -= 0.5 * lambda * (own - along) * (own - along);
                     }
                     // The best list is spent, so that no later copy takes it.
-                    best(scores, &mut last[i..=i]);
+                    self.simd.largest(scores, &mut last[i..=i]);
                     out[i * copies + copy] = last[i];
                 }
             }
@@ -227,30 +224,11 @@ impl Centroids {
                 let lists = out.chunks_exact_mut(top).zip(scores.chunks_exact_mut(self.len()));
                 for (row, (out, scores)) in rows.chunks_exact(self.s).zip(lists) {
                     settle(row, scores);
-                    best(scores, out);
+                    self.simd.largest(scores, out);
                 }
             },
         );
         out
-    }
-}
-
-/// The places of the largest scores, best first, lower places first among equals. `scores` is spent.
-fn best(scores: &mut [f32], out: &mut [u32]) {
-    for place in out {
-        // The maximum in 16 lanes first, which compilers vectorise; then its first place.
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        let chunks = scores.chunks_exact(16);
-        let mut top = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
-        for chunk in chunks {
-            for (lane, &v) in lanes.iter_mut().zip(chunk) {
-                *lane = if v > *lane { v } else { *lane };
-            }
-        }
-        top = lanes.iter().fold(top, |m, &v| if v > m { v } else { m });
-        let at = scores.iter().position(|&v| v >= top).unwrap_or(0);
-        scores[at] = f32::NEG_INFINITY;
-        *place = u32::try_from(at).unwrap_or(u32::MAX);
     }
 }
 
@@ -501,12 +479,5 @@ mod tests {
                 taken.push(got);
             }
         }
-    }
-
-    #[test]
-    fn best_lists_come_in_order() {
-        let mut out = [0; 3];
-        best(&mut [1.0, 5.0, 5.0, 2.0], &mut out);
-        assert_eq!(out, [1, 2, 3]);
     }
 }

@@ -1,0 +1,265 @@
+//! Plain loops, compiled for each instruction set: compilers turn them into vectors of whatever width there is.
+
+use std::ops::Range;
+
+use super::{Level, Simd};
+use crate::{spec::Bits, stage::scorer::pq::PqShape};
+
+/// Codewords, `[m][width][n_words]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Codebooks<'a> {
+    pub shape: PqShape,
+    pub values: &'a [f32],
+}
+
+/// Points to encode.
+#[derive(Clone, Copy)]
+pub(crate) struct Points<'a> {
+    /// `[n, s]`.
+    pub residuals: &'a [f32],
+    /// Their directions u, `[n, s]`.
+    pub directions: &'a [f32],
+    /// η − 1 of each, at least 0.
+    pub excess: &'a [f32],
+}
+
+impl Points<'_> {
+    /// Some of them.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let s = self.residuals.len() / self.excess.len().max(1);
+        let values = range.start * s..range.end * s;
+        Self {
+            residuals: &self.residuals[values.clone()],
+            directions: &self.directions[values],
+            excess: &self.excess[range],
+        }
+    }
+}
+
+/// Room for what each codeword would leave of some points.
+#[derive(Default)]
+pub(crate) struct CodeRoom {
+    /// Squared errors.
+    errors: Vec<f32>,
+    /// Errors along u.
+    along: Vec<f32>,
+}
+
+/// Declares kernels: methods that run the loops as compiled for the level's instruction set.
+macro_rules! kernels {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $of:ty),*) $(-> $out:ty)?;)*) => {
+        #[cfg(target_arch = "x86_64")]
+        kernels!(with_avx2, "avx2": $(fn $name($($arg: $of),*) $(-> $out)?;)*);
+        #[cfg(target_arch = "x86_64")]
+        kernels!(with_avx512, "avx512f,avx512bw,avx512vl": $(fn $name($($arg: $of),*) $(-> $out)?;)*);
+
+        impl Simd {
+            $($(#[$doc])*
+            pub(crate) fn $name(self, $($arg: $of),*) $(-> $out)? {
+                match self.0 {
+                    // SAFETY: the level is only made by `available`, which has seen these features on this machine.
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx2 | Level::Avx2Vnni => unsafe { with_avx2::$name($($arg),*) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx512 | Level::Avx512Vbmi => unsafe { with_avx512::$name($($arg),*) },
+                    _ => loops::$name($($arg),*),
+                }
+            })*
+        }
+    };
+    ($module:ident, $features:literal: $(fn $name:ident($($arg:ident: $of:ty),*) $(-> $out:ty)?;)*) => {
+        mod $module {
+            use super::{CodeRoom, Codebooks, Points, loops};
+
+            $(/// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn $name($($arg: $of),*) $(-> $out)? {
+                loops::$name($($arg),*)
+            })*
+        }
+    };
+}
+
+kernels! {
+    /// Products of a part of a query with every codeword of a subspace: `out[j] = Σ_i q_i·words[i][j]`, summed in order.
+    /// `words`: `[≥ q.len()][out.len()]`.
+    fn word_products(words: &[f32], q: &[f32], out: &mut [f32]);
+
+    /// Chooses points' codes `[n, m]`, from the nearest codewords on by coordinate descent; returns the sum of the
+    /// score-aware losses.
+    ///
+    /// All but one subspace fixed, the loss of codeword j is `errors_j + (η − 1)·(rest + along_j)²`: its squared error, the
+    /// others' error along u, its own. No subspace's turn raises the loss by more than its last four bits.
+    fn choose_codes(books: Codebooks<'_>, points: Points<'_>, room: &mut CodeRoom, codes: &mut [u8]) -> f64;
+
+    /// Takes values off others, one by one.
+    fn subtract(from: &mut [f32], values: &[f32]);
+
+    /// The places of the largest scores, best first, lower places first among equals. `scores` is spent.
+    fn largest(scores: &mut [f32], out: &mut [u32]);
+}
+
+mod loops {
+    use super::{Bits, CodeRoom, Codebooks, Points};
+
+    /// Sweeps of coordinate descent, at most. With 192 subspaces (115 659 sentence embeddings, all lists, no reranking)
+    /// recall@10 was 0.855 after 2, 0.861 after 3, 0.876 after 10 and 0.875 after 20.
+    const SWEEPS: usize = 10;
+
+    /// Codewords compared at a time.
+    const LANES: usize = 16;
+
+    /// Points in step where codewords are few: a choice waits for the one before it, but not for other points'.
+    const TOGETHER: usize = 4;
+
+    #[inline(always)]
+    pub fn word_products(words: &[f32], q: &[f32], out: &mut [f32]) {
+        out.fill(0.0);
+        for (&q, words) in q.iter().zip(words.chunks_exact(out.len())) {
+            for (out, word) in out.iter_mut().zip(words) {
+                *out += q * word;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn choose_codes(
+        books: Codebooks<'_>,
+        points: Points<'_>,
+        room: &mut CodeRoom,
+        codes: &mut [u8],
+    ) -> f64 {
+        let (m, n) = (books.shape.m, points.excess.len());
+        let (mut loss, mut i) = (0.0, 0);
+        while i < n {
+            let together = if books.shape.bits == Bits::B4 && n - i >= TOGETHER { TOGETHER } else { 1 };
+            let (part, codes) = (points.part(i..i + together), &mut codes[i * m..(i + together) * m]);
+            loss += match (books.shape.bits, together) {
+                (Bits::B4, TOGETHER) => choose::<16, TOGETHER>(books, part, room, codes),
+                (Bits::B4, _) => choose::<16, 1>(books, part, room, codes),
+                (Bits::B8, _) => choose::<256, 1>(books, part, room, codes),
+            };
+            i += together;
+        }
+        loss
+    }
+
+    /// Chooses the codes of `P` points out of `N` codewords a subspace.
+    #[inline(always)]
+    fn choose<const N: usize, const P: usize>(
+        books: Codebooks<'_>,
+        points: Points<'_>,
+        room: &mut CodeRoom,
+        codes: &mut [u8],
+    ) -> f64 {
+        let (shape, s) = (books.shape, books.shape.s);
+        room.errors.resize(shape.m * P * N, 0.0);
+        room.along.resize(shape.m * P * N, 0.0);
+        // [m][P][N].
+        let (errors, _) = room.errors.as_chunks_mut::<N>();
+        let (along, _) = room.along.as_chunks_mut::<N>();
+        let books = books.values.chunks_exact(shape.width() * N);
+        // The error along u of all subspaces.
+        let (mut all, mut from) = ([0.0; P], 0);
+        let rooms = errors.chunks_exact_mut(P).zip(along.chunks_exact_mut(P));
+        for (m, ((errors, along), words)) in rooms.zip(books).enumerate() {
+            let to = shape.dims(m).end;
+            for (p, (errors, along)) in errors.iter_mut().zip(along).enumerate() {
+                (*errors, *along) = ([0.0; N], [0.0; N]);
+                let dims = p * s + from..p * s + to;
+                let parts = points.residuals[dims.clone()].iter().zip(&points.directions[dims]);
+                for ((&x, &u), words) in parts.zip(words.as_chunks::<N>().0) {
+                    for ((error, along), word) in errors.iter_mut().zip(along.iter_mut()).zip(words) {
+                        let r = x - word;
+                        *error += r * r;
+                        *along += r * u;
+                    }
+                }
+                let nearest = least::<N>(|word| errors[word]);
+                codes[p * shape.m + m] = nearest;
+                all[p] += along[usize::from(nearest)];
+            }
+            from = to;
+        }
+        if points.excess.iter().any(|&excess| excess > 0.0) {
+            for _ in 0..SWEEPS {
+                let mut changed = false;
+                let rooms = errors.chunks_exact(P).zip(along.chunks_exact(P));
+                for (m, (errors, along)) in rooms.enumerate() {
+                    for p in 0..P {
+                        let (errors, along, code) = (&errors[p], &along[p], &mut codes[p * shape.m + m]);
+                        let rest = all[p] - along[usize::from(*code)];
+                        let best = least::<N>(|word| {
+                            let whole = rest + along[word];
+                            errors[word] + points.excess[p] * whole * whole
+                        });
+                        all[p] = if best == *code { all[p] } else { rest + along[usize::from(best)] };
+                        changed |= best != *code;
+                        *code = best;
+                    }
+                }
+                if !changed {
+                    break;
+                }
+            }
+        }
+        let mut loss = 0.0;
+        for (p, codes) in codes.chunks_exact(shape.m).enumerate() {
+            let error = |(m, &code): (usize, &u8)| errors[m * P + p][usize::from(code)];
+            let whole: f32 = codes.iter().enumerate().map(error).sum();
+            loss += f64::from(whole + points.excess[p] * all[p] * all[p]);
+        }
+        loss
+    }
+
+    /// The codeword of least loss, to four bits of its last place. Floats from 0 on are ordered like their bits, the
+    /// last four of which give way to the lane: one minimum over integers finds loss and lane.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "there are at most 256 codewords")]
+    fn least<const N: usize>(loss: impl Fn(usize) -> f32) -> u8 {
+        let (mut keys, mut chunks) = ([u32::MAX; LANES], [0_u8; LANES]);
+        for chunk in 0..N / LANES {
+            for lane in 0..LANES {
+                let key = loss(chunk * LANES + lane).to_bits() & !(LANES as u32 - 1) | lane as u32;
+                if key < keys[lane] {
+                    (keys[lane], chunks[lane]) = (key, chunk as u8);
+                }
+            }
+        }
+        let key = keys.iter().fold(u32::MAX, |least, &key| least.min(key));
+        let lane = (key % LANES as u32) as u8;
+        if N == LANES { lane } else { chunks[usize::from(lane)] * LANES as u8 + lane }
+    }
+
+    #[inline(always)]
+    pub fn subtract(from: &mut [f32], values: &[f32]) {
+        for (from, value) in from.iter_mut().zip(values) {
+            *from -= value;
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "there are fewer than 2³² scores")]
+    pub fn largest(scores: &mut [f32], out: &mut [u32]) {
+        let more = |best: f32, v: f32| if v > best { v } else { best };
+        for place in out {
+            let (chunks, rest) = scores.as_chunks::<LANES>();
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            for chunk in chunks {
+                for (lane, &v) in lanes.iter_mut().zip(chunk) {
+                    *lane = more(*lane, v);
+                }
+            }
+            let top = rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |best, &v| more(best, v));
+            let reaches = |chunk: &[f32; LANES]| chunk.iter().fold(false, |any, &v| any | (v >= top));
+            let from = chunks.iter().position(reaches).unwrap_or(chunks.len()) * LANES;
+            let at = from + scores[from..].iter().position(|&v| v >= top).unwrap_or(0);
+            if let Some(score) = scores.get_mut(at) {
+                *score = f32::NEG_INFINITY;
+            }
+            *place = at as u32;
+        }
+    }
+}
