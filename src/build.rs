@@ -11,6 +11,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::{
+    codes::PqShape,
     format::{ImageBuilder, OpenError, VERSION},
     index::Index,
     lists::{self, Arrangement, ListSizes, Lists},
@@ -21,7 +22,7 @@ use crate::{
     stage::{
         router::Router,
         scorer::{
-            pq::{self, PqShape},
+            Pq, pq,
             rrr::{self, RrrShape},
         },
         transform::{self, Pca, TrainedPca},
@@ -224,7 +225,7 @@ impl<'a> IndexBuilder<'a> {
                 decls.extend(shape.declare(arrangement.sizes()));
             }
             ScorerSpec::Pq { m, bits, .. } => {
-                decls.extend(PqShape::new(s, m, bits, self.metric).declare(arrangement.sizes()));
+                decls.extend(Pq::declare(PqShape::new(s, m, bits, self.metric), arrangement.sizes()));
             }
             ScorerSpec::Sq8 | ScorerSpec::Flat => {
                 let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };

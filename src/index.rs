@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     build::IndexBuilder,
+    codes::PqShape,
     device::{Device, DeviceError},
     format::{Image, OpenError, SaveError},
     lists::{ListSizes, Lists},
@@ -14,8 +15,7 @@ use crate::{
     stage::{
         router::Router,
         scorer::{
-            Pq, Rrr, Scorer,
-            pq::{self, PqShape},
+            Pq, Rrr, Scorer, pq,
             rrr::{self, RrrShape},
         },
         transform::Pca,

@@ -32,6 +32,7 @@
 
 mod block;
 mod build;
+mod codes;
 mod device;
 pub mod eval;
 mod format;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Level, Simd};
-use crate::{spec::Bits, stage::scorer::pq::PqShape};
+use crate::{codes::PqShape, spec::Bits};
 
 /// Codewords, `[m][width][n_words]`.
 #[derive(Clone, Copy)]

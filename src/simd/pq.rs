@@ -6,8 +6,8 @@
 
 use super::{Level, Simd};
 use crate::{
+    codes::{BLOCK, PqShape, TABLES_U16},
     spec::Bits,
-    stage::scorer::pq::{BLOCK, PqShape, TABLES_U16},
     topk::{APPEND, Candidates},
 };
 

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::pq::{PqRun, ROWS_U16, Survivors, scan};
-use crate::stage::scorer::pq::BLOCK;
+use crate::codes::BLOCK;
 
 /// Scans from point `start` on until the tail may overflow; returns where it stopped.
 ///

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::pq::{PqRun, ROWS_U16, Survivors, scan};
-use crate::{stage::scorer::pq::BLOCK, topk::APPEND};
+use crate::{codes::BLOCK, topk::APPEND};
 
 /// Blocks summed together, so that a table loaded once serves them all.
 const TILE: usize = 4;
@@ -68,7 +68,7 @@ unsafe fn sums_x4<const T: usize>(run: &PqRun<'_>, block: usize, from: usize, to
 ///
 /// # Safety
 /// 1. The machine has AVX-512 F, BW, VL, VBMI. 2. `run` is checked and has `2T − 1` blocks from `block` on.
-/// 3. At most [`TABLES_U16`](crate::stage::scorer::pq::TABLES_U16) rows, all in the block.
+/// 3. At most [`TABLES_U16`](crate::codes::TABLES_U16) rows, all in the block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 unsafe fn sums_x8<const T: usize>(

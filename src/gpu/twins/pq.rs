@@ -4,6 +4,7 @@ use rand::RngExt as _;
 
 use super::{assert_survivors, gpus, held, one_list, random, room, row_of, run, values};
 use crate::{
+    codes::PqShape,
     gpu::{
         Buffer,
         kernel::{Kernel, Plan, Tie},
@@ -13,7 +14,6 @@ use crate::{
     },
     metric::Metric,
     spec::Bits,
-    stage::scorer::pq::PqShape,
     topk::{key_score, order_key},
 };
 

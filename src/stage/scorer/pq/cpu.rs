@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Pq, PqShape, PqTables};
+use super::{Pq, PqTables};
 use crate::{
+    codes::PqShape,
     format::ALIGN,
     simd::{self, PqRun, Simd},
     topk::Candidates,

@@ -6,8 +6,9 @@
 //! `scorer_pq_score` covers by 192 lookups in 1.02 s (`nearfield search --profile`). Lookups stay; hardware with
 //! fast int8 products may decide otherwise.
 
-use super::{BLOCK, Pq, PqShape};
+use super::Pq;
 use crate::{
+    codes::{BLOCK, PqShape},
     format::ALIGN,
     gpu::{
         Buffer, Gpu, GpuError,

@@ -22,8 +22,9 @@ use std::{
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{BLOCK, CODEBOOKS, CODES, PqShape};
+use super::{CODEBOOKS, CODES};
 use crate::{
+    codes::{BLOCK, PqShape},
     lists::Arrangement,
     simd::{self, CodeRoom, Points, Simd},
     spec::Bits,
