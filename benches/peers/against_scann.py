@@ -108,13 +108,23 @@ def configurations(n, d, metric):
     return scann, faiss
 
 
+def specifications(n_lists, d, metric):
+    """What did best here: a reduction where there are many dimensions, copies for products."""
+    if d <= 128:
+        return [f"IVF{n_lists},APQ{d // 2}x4", f"IVF{n_lists}(soar=1),APQ{d // 2}x4"]
+    if metric == "l2":
+        return [f"PCA128,IVF{n_lists // 2},PQ64x4", f"PCA128,IVF{n_lists // 4},RRR32"]
+    s = min(192, d)
+    return [f"PCA{s},IVF{n_lists}(soar=1),APQ{s // 3}x4", f"PCA{s},IVF{n_lists},APQ{s // 2}x4"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("base", "queries", "truth"):
         parser.add_argument(name)
     parser.add_argument("metric", choices=("ip", "cosine", "l2"))
     parser.add_argument("--nearfield", default="target/release/nearfield")
-    parser.add_argument("--specs", nargs="*", help="specifications without Refine; APQ with and without soar if not given")
+    parser.add_argument("--specs", nargs="*", help="specifications without Refine; two that did well if not given")
     parser.add_argument("--refine", nargs="*", default=["f16"])
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
@@ -128,8 +138,7 @@ def main():
     n, d = base.shape
     scann, faiss = configurations(n, d, args.metric)
     n_lists = 2 ** round(math.log2(3 * math.sqrt(n)))
-    m, kind = (d // 2, "APQ") if d <= 400 else (d // 4, "PQ" if args.metric == "l2" else "APQ")
-    specs = args.specs or [f"IVF{n_lists},{kind}{m}x4", f"IVF{n_lists}(soar=1),{kind}{m}x4"]
+    specs = args.specs or specifications(n_lists, d, args.metric)
     with tempfile.TemporaryDirectory() as folder:
         engines = [Scann(args, base, config) for config in scann]
         engines += [Faiss(args, base, factory) for factory in faiss]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Level, Simd};
-use crate::{codes::PqShape, spec::Bits};
+use crate::{block::SCALE_MIN, codes::PqShape, spec::Bits};
 
 /// Codewords, `[m][width][n_words]`.
 #[derive(Clone, Copy)]
@@ -83,9 +83,11 @@ macro_rules! kernels {
 }
 
 kernels! {
-    /// Products of a part of a query with every codeword of a subspace: `out[j] = Σ_i q_i·words[i][j]`, summed in order.
-    /// `words`: `[≥ q.len()][out.len()]`.
-    fn word_products(words: &[f32], q: &[f32], out: &mut [f32]);
+    /// A query's lookup tables: `factor` times its products with all codewords, rounded to bytes; returns the sum of the
+    /// tables' least entries and the value of a step. Entries `[m][n_words]` and least entries `[m]` are room.
+    fn tables(
+        books: Codebooks<'_>, query: &[f32], factor: f32, room: (&mut [f32], &mut [f32]), bytes: &mut [u8]
+    ) -> (f32, f32);
 
     /// Chooses points' codes `[n, m]`, from the nearest codewords on by coordinate descent; returns the sum of the
     /// score-aware losses.
@@ -102,7 +104,7 @@ kernels! {
 }
 
 mod loops {
-    use super::{Bits, CodeRoom, Codebooks, Points};
+    use super::{Bits, CodeRoom, Codebooks, Points, SCALE_MIN};
 
     /// Sweeps of coordinate descent, at most. With 192 subspaces (115 659 sentence embeddings, all lists, no reranking)
     /// recall@10 was 0.855 after 2, 0.861 after 3, 0.876 after 10 and 0.875 after 20.
@@ -115,13 +117,79 @@ mod loops {
     const TOGETHER: usize = 4;
 
     #[inline(always)]
-    pub fn word_products(words: &[f32], q: &[f32], out: &mut [f32]) {
-        out.fill(0.0);
-        for (&q, words) in q.iter().zip(words.chunks_exact(out.len())) {
-            for (out, word) in out.iter_mut().zip(words) {
-                *out += q * word;
+    pub fn tables(
+        books: Codebooks<'_>,
+        query: &[f32],
+        factor: f32,
+        room: (&mut [f32], &mut [f32]),
+        bytes: &mut [u8],
+    ) -> (f32, f32) {
+        match books.shape.bits {
+            Bits::B4 => tables_of::<16>(books, query, factor, room, bytes),
+            Bits::B8 => tables_of::<256>(books, query, factor, room, bytes),
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255 by construction")]
+    fn tables_of<const N: usize>(
+        books: Codebooks<'_>,
+        query: &[f32],
+        factor: f32,
+        (entries, lows): (&mut [f32], &mut [f32]),
+        bytes: &mut [u8],
+    ) -> (f32, f32) {
+        let shape = books.shape;
+        let (entries, _) = entries.as_chunks_mut::<N>();
+        let (bytes, _) = bytes.as_chunks_mut::<N>();
+        let (mut bias, mut widest, mut from) = (0.0, 0.0_f32, 0);
+        let words = books.values.chunks_exact(shape.width() * N);
+        for (m, ((entries, words), low)) in entries.iter_mut().zip(words).zip(lows.iter_mut()).enumerate() {
+            let to = shape.dims(m).end;
+            let mut sums = [0.0; N];
+            for (&q, words) in query[from..to].iter().zip(words.as_chunks::<N>().0) {
+                for (sum, word) in sums.iter_mut().zip(words) {
+                    *sum += q * word;
+                }
+            }
+            from = to;
+            *entries = sums.map(|sum| factor * sum);
+            let least = bound(entries, |a, b| if b < a { b } else { a });
+            widest = widest.max(bound(entries, |a, b| if b > a { b } else { a }) - least);
+            *low = least;
+            bias += least;
+        }
+        let step = widest / 255.0;
+        let inverse = if step >= SCALE_MIN { 1.0 / step } else { 0.0 };
+        for ((entries, bytes), low) in entries.iter().zip(bytes).zip(lows) {
+            for (byte, entry) in bytes.iter_mut().zip(entries) {
+                // Nearest, ties to even: adding 2²³ leaves no bit for fractions.
+                let rounded = ((entry - *low) * inverse).min(255.0) + 8_388_608.0;
+                *byte = rounded.to_bits() as u8;
             }
         }
+        (bias, step)
+    }
+
+    /// The entry that `choose` prefers to all others.
+    #[inline(always)]
+    fn bound<const N: usize>(entries: &[f32; N], choose: impl Fn(f32, f32) -> f32) -> f32 {
+        let (chunks, _) = entries.as_chunks::<LANES>();
+        let mut lanes = chunks[0];
+        for chunk in &chunks[1..] {
+            for (lane, &entry) in lanes.iter_mut().zip(chunk) {
+                *lane = choose(*lane, entry);
+            }
+        }
+        // Halves, so that this too is vectors.
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] = choose(lanes[i], lanes[i + width]);
+            }
+            width /= 2;
+        }
+        lanes[0]
     }
 
     #[inline(always)]

@@ -224,15 +224,18 @@ fn codes_are_the_same_on_every_level() {
                 let excess = vec![excess; n];
                 let points = Points { residuals: &residuals, directions: &directions, excess: &excess };
                 let run = |simd: Simd, together: usize| {
-                    let (mut codes, mut products) = (vec![9; n * m], vec![9.0; shape.n_words()]);
+                    let mut codes = vec![9; n * m];
                     let books = Codebooks { shape, values: &values };
                     let mut loss = 0.0;
                     for (i, codes) in codes.chunks_mut(together * m).enumerate() {
                         let part = points.part(i * together..n.min((i + 1) * together));
                         loss += simd.choose_codes(books, part, &mut CodeRoom::default(), codes);
                     }
-                    simd.word_products(&values, &residuals[shape.dims(0)], &mut products);
-                    (codes, loss, products)
+                    let (mut entries, mut lows) = (vec![9.0; m * shape.n_words()], vec![9.0; m]);
+                    let mut bytes = vec![0; shape.n_tables() * shape.n_words()];
+                    let room = (&mut entries[..], &mut lows[..]);
+                    let heads = simd.tables(books, &residuals[..s], -1.0, room, &mut bytes);
+                    (codes, loss, heads, bytes)
                 };
                 assert_eq!(run(simd, n), run(SCALAR, 1), "{simd:?} {s} in {m}");
             }

@@ -197,7 +197,7 @@ impl IndexSpec {
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
-    /// - `soar`: one copy. A second one moves throughput by −20 to +20 % at equal recall; for l2 even the first seldom pays.
+    /// - `soar`: one copy beside the first, what measures best (README).
     /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
     ///   below 16 dimensions there is none.
     ///

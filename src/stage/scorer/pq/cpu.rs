@@ -4,58 +4,23 @@ use std::ops::Range;
 
 use super::{Pq, PqTables};
 use crate::{
-    codes::PqShape,
     format::ALIGN,
-    simd::{self, PqRun, Simd},
+    simd::{self, Codebooks, PqRun, Simd},
     topk::Candidates,
 };
 
 impl PqTables {
     /// Works out a query's tables; `reduced`: the reduced query.
     pub fn prepare(&mut self, simd: Simd, pq: &Pq, reduced: &[f32]) {
-        let (shape, n_words) = (pq.shape, pq.shape.n_words());
-        self.entries.resize(shape.m * n_words, 0.0);
-        let words = pq.codebooks.chunks_exact(shape.width() * n_words);
-        for (m, (words, entries)) in words.zip(self.entries.chunks_exact_mut(n_words)).enumerate() {
-            simd.word_products(words, &reduced[shape.dims(m)], entries);
-        }
-        self.round(shape, pq.metric.product_factor());
-    }
-
-    /// From products to bytes.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255 by construction")]
-    fn round(&mut self, shape: PqShape, factor: f32) {
-        let n_words = shape.n_words();
-        let mut widest = 0.0_f32;
-        self.bias = 0.0;
-        self.lows.clear();
-        for entries in self.entries.chunks_exact_mut(n_words) {
-            let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
-            for chunk in entries.chunks_exact_mut(16) {
-                for ((entry, low), high) in chunk.iter_mut().zip(&mut low).zip(&mut high) {
-                    *entry *= factor;
-                    *low = if *entry < *low { *entry } else { *low };
-                    *high = if *entry > *high { *entry } else { *high };
-                }
-            }
-            let low = low.iter().fold(f32::INFINITY, |a, &b| a.min(b));
-            let high = high.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-            widest = widest.max(high - low);
-            self.bias += low;
-            self.lows.push(low);
-        }
-        self.step = widest / 255.0;
-        let inverse = if self.step >= crate::block::SCALE_MIN { 1.0 / self.step } else { 0.0 };
+        let shape = pq.shape;
+        self.entries.resize(shape.m * shape.n_words(), 0.0);
+        self.lows.resize(shape.m, 0.0);
         self.bytes.clear();
-        self.bytes.resize(shape.n_tables() * n_words, 0);
-        let tables = self.entries.chunks_exact(n_words).zip(self.bytes.chunks_exact_mut(n_words));
-        for ((entries, bytes), low) in tables.zip(&self.lows) {
-            for (byte, entry) in bytes.iter_mut().zip(entries) {
-                // Nearest, ties to even: adding 2²³ leaves no bit for fractions.
-                let rounded = ((entry - low) * inverse).min(255.0) + 8_388_608.0;
-                *byte = rounded.to_bits() as u8;
-            }
-        }
+        self.bytes.resize(shape.n_tables() * shape.n_words(), 0);
+        let books = Codebooks { shape, values: &pq.codebooks };
+        let room = (&mut self.entries[..], &mut self.lows[..]);
+        (self.bias, self.step) =
+            simd.tables(books, reduced, pq.metric.product_factor(), room, &mut self.bytes);
     }
 }
 
