@@ -5,7 +5,7 @@
 //! cargo run --release --example 07_score_aware_figures [BASE QUERIES [OUT.svg]]
 //! ```
 //!
-//! Without files the embedded word glosses are taken. Vectors are compared by cosine, with codes alone: no lists, no
+//! Without files the embedded word glosses are taken, and `score_aware.svg` is written to the folder for temporary files. Vectors are compared by cosine, with codes alone: no lists, no
 //! reranking.
 use std::{error::Error, path::PathBuf};
 
@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let embedded = |name| folder.join("examples/data/wordnet").join(name);
     let base = read(&args.next().unwrap_or_else(|| embedded("base.i8bin")))?;
     let queries = read(&args.next().unwrap_or_else(|| embedded("query.i8bin")))?;
-    let out = args.next().unwrap_or_else(|| folder.join("target/score_aware.svg"));
+    let out = args.next().unwrap_or_else(|| std::env::temp_dir().join("score_aware.svg"));
     let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 1, |_, _| ())?;
     let data = Data { nearest: truth.column(0).to_vec(), base, queries };
     println!(

@@ -79,7 +79,7 @@ pub enum BuildError {
         id: u64,
     },
     /// The id that means "no neighbour".
-    #[error("ids: expected values below {NO_ID}, which stands for a missing neighbour")]
+    #[error("ids: expected values below {NO_ID}, which stands for a missing neighbour (so do negative ids)")]
     IdReserved,
     /// More points than positions.
     #[error("vectors: expected fewer than {} rows and copies of rows, got {got}", u32::MAX)]
@@ -307,12 +307,13 @@ impl<'a> IndexBuilder<'a> {
         }
         let mut sorted = ids.to_vec();
         sorted.par_sort_unstable();
-        if let Some(pair) = sorted.windows(2).find(|w| w[0] == w[1]) {
-            return Err(BuildError::IdTwice { id: pair[0] });
+        let last = sorted.last().copied().unwrap_or_default();
+        if last == NO_ID {
+            return Err(BuildError::IdReserved);
         }
-        match sorted.last() {
-            Some(&NO_ID) => Err(BuildError::IdReserved),
-            last => Ok(last.copied().unwrap_or_default()),
+        match sorted.windows(2).find(|w| w[0] == w[1]) {
+            Some(pair) => Err(BuildError::IdTwice { id: pair[0] }),
+            None => Ok(last),
         }
     }
 

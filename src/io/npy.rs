@@ -50,7 +50,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
         "<u8" => Element::U64,
         _ => {
             return Err(format!(
-                "expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}"
+                "expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}; in numpy: .astype(\"float32\")"
             ));
         }
     };

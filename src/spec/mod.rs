@@ -156,7 +156,7 @@ const LAMBDA: Milli = Milli(1000);
 #[non_exhaustive]
 pub enum SpecError {
     /// The text names no stage that may stand there.
-    #[error("spec token `{token}`: expected {expected}")]
+    #[error("{}: expected {expected}", place(token))]
     Token {
         /// The token as given.
         token: String,
@@ -173,6 +173,11 @@ pub enum SpecError {
         /// The value given.
         given: usize,
     },
+}
+
+/// Where an error is: a token, or the end.
+fn place(token: &str) -> String {
+    if token.is_empty() { "spec, at its end".to_owned() } else { format!("spec token `{token}`") }
 }
 
 impl Bits {

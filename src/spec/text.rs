@@ -91,12 +91,15 @@ fn threshold(token: &str, text: &str) -> Result<Milli, SpecError> {
 }
 
 fn pq(token: &str, rest: &str, anisotropic: bool) -> Result<ScorerSpec, SpecError> {
-    let (sizes, option) = match rest.split_once('(') {
-        Some((sizes, option)) if anisotropic => (sizes, Some(option)),
-        _ => (rest, None),
-    };
     let form = if anisotropic { "APQ<M>x<bits> or APQ<M>x<bits>(T=<t>)" } else { "PQ<M>x<bits>" };
-    let (m, bits) = sizes.split_once('x').unwrap_or((sizes, ""));
+    let (sizes, option) = match rest.split_once('(') {
+        Some((sizes, option)) => (sizes, Some(option)),
+        None => (rest, None),
+    };
+    if option.is_some() && !anisotropic {
+        return Err(token_error(token, "PQ<M>x<bits> without options: T belongs to APQ"));
+    }
+    let (m, bits) = sizes.split_once('x').ok_or_else(|| token_error(token, form))?;
     let m = number(token, m, DIM_MAX)?.ok_or_else(|| token_error(token, form))?;
     let bits = bits.parse().map_err(|()| token_error(token, format!("4 or 8 bits: {form}")))?;
     let given = match option {
@@ -137,7 +140,9 @@ fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
         let allowed = "soar, soar=<copies>, lambda=<λ> and T=<t>, each once, in parentheses";
         match option.trim().split_once('=').unwrap_or((option.trim(), "")) {
             ("soar", copies) if spec.spill.is_none() => {
-                let copies = number(token, copies, SPILL_MAX)?;
+                let copies = number(token, copies, SPILL_MAX).map_err(|_| {
+                    token_error(token, format!("soar=<copies> with 1 to {SPILL_MAX} copies, or soar"))
+                })?;
                 spec.spill = Some(SpillSpec { copies, lambda: LAMBDA });
             }
             ("lambda", text) if lambda.is_none() => {

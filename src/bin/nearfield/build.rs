@@ -7,20 +7,30 @@ use serde_json::json;
 
 use crate::{error::CliError, report};
 
-/// Build an index from a file of vectors.
+/// Build an index from a file of vectors
 ///
-/// The specification names the stages, in order: [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)].
-/// Numbers left out of PCA, IVF and RRR are chosen from the data.
+/// The specification names the stages, in order:
 ///
-///   PCA128,IVF1024,RRR32,Refine(f32)   LoRANN: reduce, partition, regress, rerank
-///   PCA,IVF,RRR,Refine(f16)            the same, numbers chosen
-///   PCA,IVF1024(soar),RRR64x4,Refine(f16)   each point in further lists: high recall from few lists
-///   IVF1024,APQ48x4,Refine(f16)        ScaNN: product quantisation by the score-aware loss, 4-bit tables
-///   IVF1024(soar=1),APQ48x4(T=0.3),Refine(f16)   options of both
-///   IVF1024,PQ48x8,Refine(f32)         product quantisation, 256 codewords in each of 48 subspaces
-///   IVF1024,SQ8,Refine(f16)            one byte a dimension in the lists
-///   IVF1024,Flat                       exact inside the lists
-///   Flat                               exact
+///   [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
+///
+///   PCA<s>                  reduce to s dimensions
+///   IVF<n_lists>            partition into lists; options, with commas between:
+///     soar[=1..7]           copies of each point in further lists (SOAR); 1 unless given
+///     lambda=<λ>            the weight of SOAR's penalty; 1 unless given
+///     T=<t>                 centroids by the score-aware loss of threshold t
+///   RRR<rank>[x4|x8]        LoRANN: low-rank regression a list, factors of 8 bits unless given
+///   PQ<M>x4|x8              product quantisation: M subspaces, codes of 4 or 8 bits
+///   APQ<M>x4|x8[(T=<t>)]    ScaNN: the same, trained by the score-aware loss (t is 0.2 unless given)
+///   SQ8, Flat               a byte a dimension; full vectors
+///   Refine(f32|f16|sq8)     stored rows for exact scores; without it scores are approximate
+///
+/// Numbers left out of PCA, IVF and RRR are chosen from the data. Specifications that do well:
+///
+///   PCA,IVF,RRR,Refine(f16)                 any vectors, to begin with
+///   PCA192,IVF1024(soar),APQ64x4,Refine(f16)    embeddings of some hundred dimensions, fastest search
+///   IVF1024,APQ48x4,Refine(f16)             about 100 dimensions, ip or cosine
+///   PCA128,IVF512,PQ64x4,Refine(f16)        l2
+///   Flat                                    exact
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {

@@ -40,15 +40,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build an index from a file of vectors.
     Build(build::Args),
-    /// Find the nearest neighbours of queries.
     Search(search::Args),
-    /// Compute exact neighbours, to judge an index by.
     Truth(truth::Args),
-    /// Measure recall and speed over a range of efforts.
     Eval(eval::Args),
-    /// Run the same batches on every device and print them side by side.
     Bench(bench::Args),
     /// Show what an index consists of.
     Info(info::Args),

@@ -196,7 +196,7 @@ pub fn say_clamped(index: &Index, params: SearchParams, effort: Effort) {
     if let Some(given) = params.n_rerank {
         if index.spec().refine.is_none() {
             eprintln!("n_rerank: {given} given, the index stores no rows (Refine): scores are approximate");
-        } else if given != effort.n_rerank {
+        } else if given > 0 && given != effort.n_rerank {
             eprintln!("n_rerank: {given} given, {} used: at least k, at most all points", effort.n_rerank);
         }
     }
