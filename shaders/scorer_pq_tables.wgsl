@@ -3,7 +3,7 @@
 // A workgroup of 64 takes a query, 64 tables at a time, an invocation four entries at a time: once for the least and the widest,
 // once more for the bytes, which costs less than keeping the entries. Grid: n_rows. Reads the codebooks twice
 // (4·s·n_words bytes each), writes a byte an entry. Sums are plain products and additions in order; where a compiler
-// fuses them, a byte may differ by one. Twin: `PqTables::prepare` in `scorer/pq/mod.rs`.
+// fuses them, a byte may differ by one. Twin: `tables` in `simd/portable.rs`.
 @group(0) @binding(0) var<uniform> params: PqParams;
 @group(0) @binding(1) var<storage, read> codebooks: array<vec4<f32>>; // [m][width][n_words / 4]
 @group(0) @binding(2) var<storage, read> queries: array<f32>; // [n_rows, query_stride]
@@ -20,7 +20,8 @@ var<workgroup> sh_step: f32;
 // Four entries of a table: factor · Σ q·codewords.
 fn entries_of(row: u32, table: u32, quad: u32) -> vec4<f32> {
     let from_dim = table * params.s / params.m;
-    let to_dim = (table + 1u) * params.s / params.m;
+    // The product below leaves 32 bits for the last of 65 536 tables.
+    let to_dim = select((table + 1u) * params.s / params.m, params.s, table + 1u == params.m);
     let n_quads = params.n_words / 4u;
     var sum = vec4<f32>();
     var at = table * params.width * n_quads + quad;

@@ -46,7 +46,7 @@ const CHUNK: usize = 256;
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `partition`, `regressions`, `codebooks`, `codes`, `rows`.
+    /// The stage: `check`, `transform`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`.
     pub stage: &'static str,
     /// Steps done.
     pub done: u64,

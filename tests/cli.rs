@@ -508,7 +508,7 @@ fn help_teaches() {
         assert!(run(&[&command, &"--help"]).status.success());
     }
     for (command, says) in
-        [("build", ["APQ48x4(T=0.3)", "soar"]), ("eval", ["recall@k", "1@k"]), ("bench", ["p50", "agree"])]
+        [("build", ["APQ<M>x4|x8", "soar[=1..7]"]), ("eval", ["recall@k", "1@k"]), ("bench", ["p50", "agree"])]
     {
         let help = text(&run(&[&command, &"--help"]).stdout);
         assert!(says.iter().all(|word| help.contains(word)), "{command} --help does not explain {says:?}");

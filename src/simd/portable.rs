@@ -89,12 +89,17 @@ kernels! {
         books: Codebooks<'_>, query: &[f32], factor: f32, room: (&mut [f32], &mut [f32]), bytes: &mut [u8]
     ) -> (f32, f32);
 
-    /// Chooses points' codes `[n, m]`, from the nearest codewords on by coordinate descent; returns the sum of the
-    /// score-aware losses.
+    /// Chooses points' codes `[n, m]` by coordinate descent, from the nearest codewords on or, `again`, from the codes
+    /// given; returns the sum of the score-aware losses.
     ///
     /// All but one subspace fixed, the loss of codeword j is `errors_j + (η − 1)·(rest + along_j)²`: its squared error, the
     /// others' error along u, its own. No subspace's turn raises the loss by more than its last four bits.
-    fn choose_codes(books: Codebooks<'_>, points: Points<'_>, room: &mut CodeRoom, codes: &mut [u8]) -> f64;
+    fn choose_codes(
+        books: Codebooks<'_>, points: Points<'_>, again: bool, room: &mut CodeRoom, codes: &mut [u8]
+    ) -> f64;
+
+    /// The least of some values, little-endian; infinity for none.
+    fn least(values: &[u8]) -> f32;
 
     /// Takes values off others, one by one.
     fn subtract(from: &mut [f32], values: &[f32]);
@@ -196,6 +201,7 @@ mod loops {
     pub fn choose_codes(
         books: Codebooks<'_>,
         points: Points<'_>,
+        again: bool,
         room: &mut CodeRoom,
         codes: &mut [u8],
     ) -> f64 {
@@ -205,9 +211,9 @@ mod loops {
             let together = if books.shape.bits == Bits::B4 && n - i >= TOGETHER { TOGETHER } else { 1 };
             let (part, codes) = (points.part(i..i + together), &mut codes[i * m..(i + together) * m]);
             loss += match (books.shape.bits, together) {
-                (Bits::B4, TOGETHER) => choose::<16, TOGETHER>(books, part, room, codes),
-                (Bits::B4, _) => choose::<16, 1>(books, part, room, codes),
-                (Bits::B8, _) => choose::<256, 1>(books, part, room, codes),
+                (Bits::B4, TOGETHER) => choose::<16, TOGETHER>(books, part, again, room, codes),
+                (Bits::B4, _) => choose::<16, 1>(books, part, again, room, codes),
+                (Bits::B8, _) => choose::<256, 1>(books, part, again, room, codes),
             };
             i += together;
         }
@@ -219,6 +225,7 @@ mod loops {
     fn choose<const N: usize, const P: usize>(
         books: Codebooks<'_>,
         points: Points<'_>,
+        again: bool,
         room: &mut CodeRoom,
         codes: &mut [u8],
     ) -> f64 {
@@ -245,9 +252,11 @@ mod loops {
                         *along += r * u;
                     }
                 }
-                let nearest = least::<N>(|word| errors[word]);
-                codes[p * shape.m + m] = nearest;
-                all[p] += along[usize::from(nearest)];
+                let code = &mut codes[p * shape.m + m];
+                if !again {
+                    *code = cheapest::<N>(|word| errors[word]);
+                }
+                all[p] += along[usize::from(*code)];
             }
             from = to;
         }
@@ -259,7 +268,7 @@ mod loops {
                     for p in 0..P {
                         let (errors, along, code) = (&errors[p], &along[p], &mut codes[p * shape.m + m]);
                         let rest = all[p] - along[usize::from(*code)];
-                        let best = least::<N>(|word| {
+                        let best = cheapest::<N>(|word| {
                             let whole = rest + along[word];
                             errors[word] + points.excess[p] * whole * whole
                         });
@@ -286,7 +295,7 @@ mod loops {
     /// last four of which give way to the lane: one minimum over integers finds loss and lane.
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "there are at most 256 codewords")]
-    fn least<const N: usize>(loss: impl Fn(usize) -> f32) -> u8 {
+    fn cheapest<const N: usize>(loss: impl Fn(usize) -> f32) -> u8 {
         let (mut keys, mut chunks) = ([u32::MAX; LANES], [0_u8; LANES]);
         for chunk in 0..N / LANES {
             for lane in 0..LANES {
@@ -299,6 +308,19 @@ mod loops {
         let key = keys.iter().fold(u32::MAX, |least, &key| least.min(key));
         let lane = (key % LANES as u32) as u8;
         if N == LANES { lane } else { chunks[usize::from(lane)] * LANES as u8 + lane }
+    }
+
+    #[inline(always)]
+    pub fn least(values: &[u8]) -> f32 {
+        let (values, _) = values.as_chunks::<4>();
+        let less = |a: f32, b: f32| if b < a { b } else { a };
+        let mut lanes = [f32::INFINITY; LANES];
+        for chunk in values.chunks(LANES) {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane = less(*lane, f32::from_le_bytes(value));
+            }
+        }
+        lanes.iter().fold(f32::INFINITY, |a, &b| less(a, b))
     }
 
     #[inline(always)]

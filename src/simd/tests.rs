@@ -183,11 +183,13 @@ fn lookups_are_equal() {
     {
         for (bits, has_norm) in [(Bits::B4, false), (Bits::B4, true), (Bits::B8, false), (Bits::B8, true)] {
             let (shape, bytes, tables) = coded(n, m, bits, has_norm, i);
-            let run = PqRun { shape, bytes: &bytes, n_vectors: n, tables: &tables, part: -3.0, step: 0.25 };
+            // Not on a grid that floats hold, so that scores and limits round.
+            let (part, step) = (-std::f32::consts::E, 0.1 * std::f32::consts::PI);
+            let run = PqRun { shape, bytes: &bytes, n_vectors: n, tables: &tables, part, step };
             let score = |point: usize| {
                 let entry = |t| usize::from(tables[t * shape.n_words() + shape.code(&bytes, point, t)]);
                 let sum: usize = (0..m).map(entry).sum();
-                0.25 * sum as f32 - 3.0 + shape.norm(&bytes, n, point)
+                step * sum as f32 + (part + shape.norm(&bytes, n, point))
             };
             for keep in [1, 10, n] {
                 let mut want: Vec<(f32, u64)> = (0..n).map(|p| (score(p), p as u64 + 40)).collect();
@@ -212,6 +214,27 @@ fn lookups_are_equal() {
     }
 }
 
+proptest! {
+    #[test]
+    fn no_sum_that_reaches_the_threshold_is_beyond_the_limit(
+        (step, part, least) in (-30_i32..30, -1e6_f32..1e6, -1e6_f32..1e6)
+            .prop_map(|(e, part, least)| (std::f32::consts::PI * 2_f32.powi(e), part, least)),
+        (sum, more, has_norm) in (0_u32..65_536, 0_f32..10.0, any::<bool>()),
+    ) {
+        let shape = PqShape { s: 1, m: 1, bits: Bits::B4, has_norm };
+        let run = PqRun { shape, bytes: &[], n_vectors: 0, tables: &[], part, step };
+        let least = if has_norm { least } else { 0.0 };
+        let norm = if has_norm { least + more } else { 0.0 };
+        let score = step * sum as f32 + (part + norm);
+        let limit = run.limit(score, least);
+        prop_assert!(limit.is_some_and(|limit| sum <= u32::from(limit)), "{sum} beyond {limit:?}");
+        // And it is a bound: twice the sum, where that is far off, is not within.
+        if sum > 1000 && step * sum as f32 > 0.1 * (part.abs() + least.abs() + more) && more < step && sum < 32_000 {
+            prop_assert!(limit.is_some_and(|limit| u32::from(limit) < 2 * sum), "{sum}: {limit:?}");
+        }
+    }
+}
+
 #[test]
 fn codes_are_the_same_on_every_level() {
     for simd in Simd::available() {
@@ -229,7 +252,8 @@ fn codes_are_the_same_on_every_level() {
                     let mut loss = 0.0;
                     for (i, codes) in codes.chunks_mut(together * m).enumerate() {
                         let part = points.part(i * together..n.min((i + 1) * together));
-                        loss += simd.choose_codes(books, part, &mut CodeRoom::default(), codes);
+                        loss += simd.choose_codes(books, part, false, &mut CodeRoom::default(), codes);
+                        loss += simd.choose_codes(books, part, true, &mut CodeRoom::default(), codes);
                     }
                     let (mut entries, mut lows) = (vec![9.0; m * shape.n_words()], vec![9.0; m]);
                     let mut bytes = vec![0; shape.n_tables() * shape.n_words()];

@@ -192,7 +192,7 @@ impl Bits {
 }
 
 impl IndexSpec {
-    /// Lists that hold each point, as far as it is said: 1 without `soar`.
+    /// Lists that hold each point, of a resolved specification.
     pub(crate) fn n_copies(&self) -> usize {
         let spill = self.ivf.and_then(|ivf| ivf.spill);
         1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
@@ -202,7 +202,7 @@ impl IndexSpec {
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
-    /// - `soar`: one copy beside the first, what measures best (README).
+    /// - `soar`: one copy beside the first, for every metric: a second one pays for none (README).
     /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
     ///   below 16 dimensions there is none.
     ///

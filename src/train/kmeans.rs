@@ -154,7 +154,8 @@ impl Centroids {
     /// Further lists for every point, `copies` each, `[n, copies]` row-major; `lists`: the list each is in.
     ///
     /// A copy enters the list of least `‖x − c‖² + λ·Σ ⟨r̂, x − c⟩²` over the unit residuals r̂ of the copies before it: a
-    /// query that misses x in those lists because it lies along their residuals finds it here.
+    /// query that misses x in those lists because it lies along their residuals finds it here. Among centroids of unit
+    /// length x is scaled to it too: its own length says nothing about directions.
     pub fn spill(&self, points: &[f32], lists: &[u32], copies: usize, lambda: f32) -> Vec<u32> {
         let (s, n_lists) = (self.s, self.len());
         let centroids = linalg::rows(&self.values, n_lists, s);
@@ -439,26 +440,78 @@ mod tests {
                 assert!(of(&moved) > least, "dimension {i}, {step}");
             }
         }
-        // With h⊥ on the right side, as printed, the solution shrinks and the loss is larger.
-        let printed: Vec<f32> = centroid.iter().map(|c| c * 0.9).collect();
-        assert!(of(&printed) > least);
+        // The same system solved directly, with h∥ on the right side and with h⊥ as printed.
+        let solved = |right_of: fn(f64) -> f64| -> Vec<f32> {
+            let mut rows = vec![vec![0.0_f64; s + 1]; s];
+            for x in &members {
+                let norm2 = f64::from(squared_norm(x));
+                let excess = f64::from(loss.excess(squared_norm(x).sqrt()));
+                for (i, row) in rows.iter_mut().enumerate() {
+                    row[i] += 1.0;
+                    for (entry, v) in row.iter_mut().zip(*x) {
+                        *entry += excess * f64::from(x[i]) * f64::from(*v) / norm2;
+                    }
+                    row[s] += right_of(1.0 + excess) * f64::from(x[i]);
+                }
+            }
+            // Gauss and Jordan: the matrix is positive definite.
+            for i in 0..s {
+                let pivot = rows[i].clone();
+                for (j, row) in rows.iter_mut().enumerate() {
+                    let factor = if j == i { 0.0 } else { row[i] / pivot[i] };
+                    row.iter_mut().zip(&pivot).for_each(|(entry, p)| *entry -= factor * p);
+                }
+            }
+            #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+            let solution = rows.iter().enumerate().map(|(i, row)| (row[s] / row[i]) as f32);
+            solution.collect()
+        };
+        for (a, b) in solved(|eta| eta).iter().zip(&centroid) {
+            assert!((a - b).abs() < 1e-4, "solved {a}, conjugate gradients {b}");
+        }
+        let printed = solved(|_| 1.0);
+        assert!(squared_norm(&printed) < 0.5 * squared_norm(&centroid));
+        assert!(of(&printed) > 1.5 * least);
     }
 
     #[test]
     fn copies_minimise_soars_loss() {
         let mut rng = generator(8, "test");
         let (n, s, n_lists, copies) = (300, 10, 24, 3);
-        let points: Vec<f32> = (0..n * s).map(|_| normal(&mut rng)).collect();
-        let rounds = [(4, 100)];
-        let found = train(&points, s, n_lists, Objective::Distance, &rounds, &mut rng, |_| ());
-        let lists = found.lists_of(&points);
-        let lambda = 1.5;
-        let spilled = found.spill(&points, &lists, copies, lambda);
+        let points: Vec<f32> =
+            (0..n * s).map(|i| normal(&mut rng) * if i / s % 2 == 0 { 3.0 } else { 0.4 }).collect();
+        for (objective, lambda) in
+            [(Objective::Distance, 1.5), (Objective::Angle, 1.5), (Objective::Angle, 0.0)]
+        {
+            copies_are_the_best(&points, s, n_lists, copies, objective, lambda, &mut rng);
+        }
+    }
+
+    fn copies_are_the_best(
+        points: &[f32],
+        s: usize,
+        n_lists: usize,
+        copies: usize,
+        objective: Objective,
+        lambda: f32,
+        rng: &mut ChaCha8Rng,
+    ) {
+        let found = train(points, s, n_lists, objective, &[(4, 100)], rng, |_| ());
+        let lists = found.lists_of(points);
+        let spilled = found.spill(points, &lists, copies, lambda);
         for (i, x) in points.chunks_exact(s).enumerate() {
+            let mut x = x.to_vec();
+            if matches!(objective, Objective::Angle) {
+                normalise(&mut x);
+            }
             let residual = |l: u32| -> Vec<f64> {
                 let c = &found.values[l as usize * s..][..s];
                 x.iter().zip(c).map(|(x, c)| f64::from(x - c)).collect()
             };
+            // Alone in its list a point has no residual, and no direction to avoid.
+            if residual(lists[i]).iter().map(|v| v * v).sum::<f64>() < 1e-9 {
+                continue;
+            }
             let mut taken = vec![lists[i]];
             for &got in &spilled[i * copies..][..copies] {
                 let loss = |l: u32| {

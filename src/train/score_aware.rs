@@ -20,13 +20,13 @@
 const RATIO_MAX: f64 = 0.95;
 
 /// η = h∥/h⊥ in `d` dimensions for threshold `t` = T/‖x‖, by the recursion
-/// `I_d = −cos α·sin^{d−1} α / d + (d − 1)/d · I_{d−2}` (Theorem 3.3).
+/// `I_d = −cos α·sin^{d−1} α / d + (d − 1)/d · I_{d−2}` (section 3).
 ///
 /// Upwards from I₀ or I₁ the recursion subtracts nearly equal numbers once `sin² α` has been lost a few times. Then it
 /// is run downwards, where all terms are positive: in `F_d = I_d / sin^{d+1} α` it reads
 /// `F_{d−2} = (d·sin² α·F_d + cos α)/(d − 1)`, and whatever it starts from is forgotten by `sin² α` a step.
 ///
-/// For `d` below 2 there is nothing across x: η is 1.
+/// For `d` below 2 there is nothing across x: η is 1. Beyond 2²⁴ dimensions η is [`eta_limit`].
 ///
 /// # Panics
 /// Unless `0 ≤ t < 1`.
@@ -40,6 +40,9 @@ pub fn eta(t: f64, d: usize) -> f64 {
     assert!((0.0..1.0).contains(&t), "t: expected 0 ≤ t < 1, got {t}");
     if d < 2 {
         return 1.0;
+    }
+    if d > 1 << 24 {
+        return eta_limit(t, d);
     }
     let (cos, sin2) = (t, 1.0 - t * t);
     let dims = d as f64;

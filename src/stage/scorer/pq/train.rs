@@ -167,15 +167,15 @@ impl Codebooks {
         Self { shape, values }
     }
 
-    /// Chooses the codes of a sample, `[n, m]`; returns the sum of the losses.
-    fn encode(&self, sample: &Sample, codes: &mut [u8]) -> f64 {
+    /// Chooses the codes of a sample, `[n, m]`, anew or going on from those given; returns the sum of the losses.
+    fn encode(&self, sample: &Sample, again: bool, codes: &mut [u8]) -> f64 {
         let m = self.shape.m;
         let losses: Vec<f64> = codes
             .par_chunks_mut(PIECE * m)
             .enumerate()
             .map_init(CodeRoom::default, |room, (piece, codes)| {
                 let points = sample.points().part(piece * PIECE..piece * PIECE + codes.len() / m);
-                Simd::detect().choose_codes(self.view(), points, room, codes)
+                Simd::detect().choose_codes(self.view(), points, again, room, codes)
             })
             .collect();
         losses.iter().sum()
@@ -248,7 +248,7 @@ impl Codebooks {
         if sample.excess.iter().any(|&excess| excess != 0.0) {
             let mut codes = vec![0; sample.excess.len() * shape.m];
             for turn in 0..TURNS {
-                books.encode(sample, &mut codes);
+                books.encode(sample, turn > 0, &mut codes);
                 books.update(sample, &codes, STEPS);
                 step(turn + 2);
             }
@@ -354,13 +354,14 @@ fn encode(
     let n = positions.len();
     let mut part = Sample { residuals: vec![0.0; n * s], directions: vec![0.0; n * s], excess: vec![0.0; n] };
     let rows = part.residuals.chunks_exact_mut(s).zip(part.directions.chunks_exact_mut(s));
-    for ((position, (residual, direction)), excess) in positions.clone().zip(rows).zip(&mut part.excess) {
+    for ((position, (residual, direction)), excess) in positions.zip(rows).zip(&mut part.excess) {
         *excess = direct(loss, input.read(s, list, position, residual), direction);
     }
     let mut codes = vec![0; n * shape.m];
-    Simd::detect().choose_codes(books.view(), part.points(), &mut CodeRoom::default(), &mut codes);
+    Simd::detect().choose_codes(books.view(), part.points(), false, &mut CodeRoom::default(), &mut codes);
     let mut norms = Vec::with_capacity(n);
-    for (i, (position, codes)) in positions.zip(codes.chunks_exact(shape.m)).enumerate() {
+    let centre = input.centres.map(|centres| &centres.values[list * s..(list + 1) * s]);
+    for (i, codes) in codes.chunks_exact(shape.m).enumerate() {
         let block = &mut blocks[i / BLOCK * shape.block_bytes()..];
         for (m, &code) in codes.iter().enumerate() {
             match shape.bits {
@@ -369,24 +370,23 @@ fn encode(
             }
         }
         if shape.has_norm {
-            norms.push(norm(books, input.row(s, position), &part.residuals[i * s..(i + 1) * s], codes));
+            norms.push(norm(books, centre, codes));
         }
     }
     norms
 }
 
-/// `‖x̃‖²`.
+/// `‖x̃‖²`, from stored values alone: equal codes of a list have equal norms. `centre`: the list's centroid, if any.
 #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
-fn norm(books: &Codebooks, row: &[f32], residual: &[f32], codes: &[u8]) -> f32 {
+fn norm(books: &Codebooks, centre: Option<&[f32]>, codes: &[u8]) -> f32 {
     let (shape, n_words) = (books.shape, books.shape.n_words());
     let book = shape.width() * n_words;
     let mut sum = 0.0;
     for (m, &code) in codes.iter().enumerate() {
         for (i, d) in shape.dims(m).enumerate() {
-            let word = books.values[m * book + i * n_words + usize::from(code)];
-            // x̃ = x − (ρ − word).
-            let rounded = f64::from(row[d]) - f64::from(residual[d] - word);
-            sum += rounded * rounded;
+            let word = f64::from(books.values[m * book + i * n_words + usize::from(code)]);
+            let value = word + centre.map_or(0.0, |centre| f64::from(centre[d]));
+            sum += value * value;
         }
     }
     sum as f32
@@ -439,11 +439,11 @@ mod tests {
             let sample = made(1500, 13, 0.35);
             let mut books = Codebooks::nearest(shape, &sample, &mut generator(1, "test"));
             let mut codes = vec![0; 1500 * 5];
-            let mut last = books.encode(&sample, &mut codes);
+            let mut last = books.encode(&sample, false, &mut codes);
             let nearest = {
                 let flat = Sample { excess: vec![0.0; 1500], ..made(1500, 13, 0.35) };
                 let mut codes = vec![0; 1500 * 5];
-                books.encode(&flat, &mut codes);
+                books.encode(&flat, false, &mut codes);
                 loss_of(&books, &sample, &codes)
             };
             assert!(last < nearest, "coordinate descent: {last}, nearest codewords: {nearest}");
@@ -456,11 +456,8 @@ mod tests {
                     moved <= last * 1.00001,
                     "{bits:?}: codebooks raised the loss from {last} to {moved}"
                 );
-                let kept = codes.clone();
-                last = books.encode(&sample, &mut codes);
-                // Descent starts from the nearest codewords, not from the codes before: it may end elsewhere, by little.
-                let before = loss_of(&books, &sample, &kept);
-                assert!(last <= before * 1.01, "{bits:?}: codes raised the loss from {before} to {last}");
+                last = books.encode(&sample, true, &mut codes);
+                assert!(last <= moved * 1.00001, "{bits:?}: codes raised the loss from {moved} to {last}");
             }
             assert!(last < 0.99 * first, "{bits:?}: {first} → {last}");
         }
@@ -476,15 +473,29 @@ mod tests {
             let point = sample.points().part(i..i + 1);
             let mut one = |excess: &[f32]| {
                 let mut codes = vec![0; 6];
-                Simd::detect().choose_codes(books.view(), Points { excess, ..point }, &mut room, &mut codes);
+                Simd::detect().choose_codes(
+                    books.view(),
+                    Points { excess, ..point },
+                    false,
+                    &mut room,
+                    &mut codes,
+                );
                 let single = Sample {
                     residuals: point.residuals.to_vec(),
                     directions: point.directions.to_vec(),
                     excess: point.excess.to_vec(),
                 };
-                loss_of(&books, &single, &codes)
+                (loss_of(&books, &single, &codes), codes, single)
             };
-            assert!(one(point.excess) <= one(&[0.0]) * 1.00001, "point {i}");
+            let ((best, codes, single), (nearest, ..)) = (one(point.excess), one(&[0.0]));
+            assert!(best <= nearest * 1.00001, "point {i}");
+            for m in 0..6 {
+                for word in 0..16 {
+                    let mut other = codes.clone();
+                    other[m] = word;
+                    assert!(loss_of(&books, &single, &other) >= best * 0.9999, "point {i}: {other:?}");
+                }
+            }
         }
     }
 
@@ -494,7 +505,7 @@ mod tests {
         let sample = made(600, 6, 0.4);
         let mut books = Codebooks::nearest(shape, &sample, &mut generator(3, "test"));
         let mut codes = vec![0; 600 * 3];
-        books.encode(&sample, &mut codes);
+        books.encode(&sample, false, &mut codes);
         books.update(&sample, &codes, 500);
         let least = loss_of(&books, &sample, &codes);
         for i in (0..books.values.len()).step_by(5) {
@@ -524,6 +535,22 @@ mod tests {
         assert!(printed > 1.02 * least, "{printed} against {least}");
         let length = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         assert!(length(&values) < length(&books.values), "with h⊥ codewords shrink");
+    }
+
+    #[test]
+    fn alpha_is_the_mean_share_of_the_centroid() {
+        let shape = PqShape::new(2, 1, Bits::B4, Metric::Ip);
+        let points = [3.0, 1.0, 5.0, -1.0, 0.0, 8.0, 7.0, 7.0];
+        let arrangement = Arrangement::of(&[0, 0, 1, 0], 1, 3);
+        let centres = Rounded { values: vec![2.0, 0.0, 0.0, 0.5, 1.0, 0.0], norms: vec![0.0; 3] };
+        let input = Input::new(shape, &points, &arrangement, Some(&centres));
+        // (3 + 5 + 7)/3 of length 2, 8 of length ½, nothing.
+        assert_eq!(input.alphas, [2.5, 16.0, 1.0]);
+        let mut residual = [0.0; 2];
+        input.read(2, 0, 0, &mut residual);
+        assert_eq!(residual, [-2.0, 1.0]);
+        let l2 = PqShape::new(2, 1, Bits::B4, Metric::L2);
+        assert_eq!(Input::new(l2, &points, &arrangement, Some(&centres)).alphas, [1.0; 3]);
     }
 
     #[test]
