@@ -507,9 +507,11 @@ fn help_teaches() {
         assert!(help.contains(command), "{command} is not in the help");
         assert!(run(&[&command, &"--help"]).status.success());
     }
-    for (command, says) in
-        [("build", ["APQ<M>x4|x8", "soar[=1..7]"]), ("eval", ["recall@k", "1@k"]), ("bench", ["p50", "agree"])]
-    {
+    for (command, says) in [
+        ("build", ["APQ<M>x4|x8", "soar[=1..7]"]),
+        ("eval", ["recall@k", "1@k"]),
+        ("bench", ["p50", "agree"]),
+    ] {
         let help = text(&run(&[&command, &"--help"]).stdout);
         assert!(says.iter().all(|word| help.contains(word)), "{command} --help does not explain {says:?}");
     }
