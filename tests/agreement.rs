@@ -18,7 +18,7 @@ fn all_specs_agree_with_the_reference() {
                 let want = search(&index, Device::Reference, queries.view(), params);
                 for device in devices() {
                     let got = search(&index, device.clone(), queries.view(), params);
-                    assert_agree(&got, &want, &format!("{spec} {metric} {device:?} {params:?}"));
+                    assert_agree(&got, &want, spec, &format!("{metric} {device:?} {params:?}"));
                 }
             }
         }
@@ -41,7 +41,7 @@ fn edge_shapes_agree_with_the_reference() {
                     let want = search(&index, Device::Reference, queries.view(), params);
                     for device in devices() {
                         let got = search(&index, device.clone(), queries.view(), params);
-                        assert_agree(&got, &want, &format!("{spec} {metric} {n}×{d} k={k} {device:?}"));
+                        assert_agree(&got, &want, spec, &format!("{metric} {n}×{d} k={k} {device:?}"));
                     }
                 }
             }
@@ -82,7 +82,7 @@ fn zero_rows_and_zero_queries() {
             let want = search(&index, Device::Reference, zero.view(), params);
             for device in devices() {
                 let got = search(&index, device.clone(), zero.view(), params);
-                assert_agree(&got, &want, &format!("{spec} {metric} {device:?}"));
+                assert_agree(&got, &want, spec, &format!("{metric} {device:?}"));
             }
         }
     }

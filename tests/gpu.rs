@@ -34,7 +34,7 @@ fn every_tier_agrees_with_the_reference() {
                     let params = SearchParams::new(10).n_probe(2).n_rerank(30);
                     let want = search(&index, Device::Reference, queries, params);
                     let got = search(&index, gpu.clone().into(), queries, params);
-                    assert_agree(&got, &want, &format!("{spec} {metric} tier {tier}, {rows} queries"));
+                    assert_agree(&got, &want, spec, &format!("{metric} tier {tier}, {rows} queries"));
                 }
             }
         }
@@ -64,7 +64,7 @@ fn small_limits_split_the_index_into_pages() {
                 let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
                 let want = search(&index, Device::cpu(), queries.view(), params);
                 let got = search(&index, gpu.clone().into(), queries.view(), params);
-                assert_agree(&got, &want, &format!("{spec} {metric} k={k}"));
+                assert_agree(&got, &want, spec, &format!("{metric} k={k}"));
             }
         }
     }
@@ -92,7 +92,7 @@ fn an_index_beyond_the_memory_budget_streams_through() {
         let params = SearchParams::new(10).n_probe(6).n_rerank(50);
         let want = search(&index, Device::cpu(), queries.view(), params);
         for _ in 0..2 {
-            assert_agree(&searcher.search(queries.view(), params).unwrap(), &want, spec);
+            assert_agree(&searcher.search(queries.view(), params).unwrap(), &want, spec, "streamed");
         }
     }
 }
@@ -134,7 +134,7 @@ fn large_k_and_n_rerank_have_no_cap() {
                 let params = SearchParams::new(k).n_probe(8).n_rerank(n_rerank);
                 let want = search(&index, Device::cpu(), queries.view(), params);
                 let got = search(&index, gpu.clone().into(), queries.view(), params);
-                assert_agree(&got, &want, &format!("{spec} {metric} k={k} n_rerank={n_rerank}"));
+                assert_agree(&got, &want, spec, &format!("{metric} k={k} n_rerank={n_rerank}"));
             }
         }
     }
@@ -159,7 +159,7 @@ fn as_many_candidates_as_points_in_several_rounds() {
             let params = SearchParams::new(k).n_probe(64).n_rerank(n_rerank);
             let want = search(&index, Device::cpu(), queries.view(), params);
             let got = search(&index, gpu.clone().into(), queries.view(), params);
-            assert_agree(&got, &want, &format!("{spec} k={k}, {rows} queries"));
+            assert_agree(&got, &want, spec, &format!("k={k}, {rows} queries"));
         }
     }
 }
@@ -180,7 +180,7 @@ fn one_long_list_among_short_ones() {
     let index = build("IVF10,Flat", Metric::L2, base.view());
     let params = SearchParams::new(3).n_probe(3);
     let want = search(&index, Device::cpu(), queries.view(), params);
-    assert_agree(&search(&index, gpu.into(), queries.view(), params), &want, "skewed lists");
+    assert_agree(&search(&index, gpu.into(), queries.view(), params), &want, "IVF10,Flat", "skewed lists");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn the_embedded_set_is_searched_alike_and_repeatedly() {
         let searcher = index.searcher(gpu.clone().into()).unwrap();
         let params = SearchParams::new(10).n_probe(16).n_rerank(100);
         let got = searcher.search(queries.view(), params).unwrap();
-        assert_agree(&got, &search(&index, Device::cpu(), queries.view(), params), spec);
+        assert_agree(&got, &search(&index, Device::cpu(), queries.view(), params), spec, "embedded");
         assert_eq!(searcher.search(queries.view(), params).unwrap(), got, "{spec}: repeated");
         let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
         let recall = eval::Recall::new(&index, &queries.view(), truth.view(), 10).unwrap().of(got.ids.view());
@@ -214,7 +214,12 @@ fn chunks_equal_single_queries() {
     let searcher = index.searcher(gpu.into()).unwrap();
     let params = SearchParams::new(10).n_probe(4).n_rerank(40);
     let all = searcher.search(queries.view(), params).unwrap();
-    assert_agree(&all, &search(&index, Device::cpu(), queries.view(), params), "chunks");
+    assert_agree(
+        &all,
+        &search(&index, Device::cpu(), queries.view(), params),
+        "PCA20,IVF16,RRR16,Refine(f16)",
+        "chunks",
+    );
     for from in (0..600).step_by(37) {
         let rows = s![from..(from + 3).min(600), ..];
         let mut want = searcher.search(queries.slice(rows), params).unwrap();
@@ -223,7 +228,7 @@ fn chunks_equal_single_queries() {
             scores: all.scores.slice(rows).to_owned(),
         };
         // Other plans, other kernels: ids may differ where scores differ by rounding.
-        assert_agree(&got, &want, "a part of the batch");
+        assert_agree(&got, &want, "PCA20,IVF16,RRR16,Refine(f16)", "a part of the batch");
         want = searcher.search(queries.slice(rows), params).unwrap();
         assert_eq!(searcher.search(queries.slice(rows), params).unwrap(), want);
     }

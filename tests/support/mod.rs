@@ -125,14 +125,18 @@ pub fn embedded_array(name: &str) -> Array2<f32> {
     out
 }
 
-/// Asserts that two results agree within budgets: scores to a relative error, ranks all but a few.
-pub fn assert_agree(got: &Hits, want: &Hits, context: &str) {
+/// Asserts that two results agree within budgets: scores to a relative error, ranks all but a few. Where lookup tables
+/// make the scores, a byte that a GPU's compiler rounds the other way moves them by a step, 1/255 of the widest table.
+pub fn assert_agree(got: &Hits, want: &Hits, spec: &str, context: &str) {
+    let by_tables = spec.contains("PQ") && !spec.contains("Refine");
+    let error = if by_tables { 1e-3 } else { 1e-4 };
+    let context = format!("{spec} {context}");
     let top = want.scores.iter().filter(|s| s.is_finite()).fold(1e-6_f32, |m, s| m.max(s.abs()));
     let (mut differ, mut far) = (0, 0);
     for (query, (g, w)) in got.scores.outer_iter().zip(want.scores.outer_iter()).enumerate() {
         for (rank, (g, w)) in g.iter().zip(w).enumerate() {
             assert!(
-                g == w || (g - w).abs() <= 1e-4 * top,
+                g == w || (g - w).abs() <= error * top,
                 "{context}: query {query}, rank {rank}: score {g} instead of {w}"
             );
             let (gi, wi) = (got.ids[[query, rank]], want.ids[[query, rank]]);
