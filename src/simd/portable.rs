@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Level, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::Level;
+use super::Simd;
 use crate::{block::SCALE_MIN, codes::PqShape, spec::Bits};
 
 /// Codewords, `[m][width][n_words]`.
