@@ -1,10 +1,9 @@
 //! Lookups on the device: a query's tables once, then the list's points, page by page.
 //!
-//! Codes could instead be decoded to int8 once for eight queries and multiplied by `dot4I8Packed`. That takes at least the
-//! int8 products of s components, which `scorer_rrr_score` times: for 2 000 queries × 32 of 1 024 lists of 115 659
-//! points on lavapipe 0.76 s with 193 components and 0.92 s with 257, so by extrapolation 1.24 s with the 384 that
-//! `scorer_pq_score` covers by 192 lookups in 1.02 s (`nearfield search --profile`). An estimate, not a
-//! measurement: hardware with fast int8 products may decide otherwise.
+//! Codes could instead be decoded to int8 once for eight queries and multiplied by `dot4I8Packed`. A trial of it, for
+//! subspaces of two dimensions, took as long on lavapipe (2 000 queries × 32 of 1 024 lists of 115 659 points, M = 192:
+//! 0.518 s against 0.525 s, medians of four runs in turns) and would round codewords and queries to int8 besides, so that
+//! scores were no longer the CPU's. Lookups stay; hardware with fast int8 products may decide otherwise.
 
 use super::Pq;
 use crate::{
