@@ -14,8 +14,8 @@ use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, report};
 
 /// Measure recall and speed over a range of efforts.
 ///
-/// Every combination of --n-probe and --n-rerank is searched once to warm up and then again until half a
-/// second has passed; the median run counts. Recall is the share of the k true neighbours found (recall@k); it
+/// Every combination of --n-probe and --n-rerank is searched once to warm up and then again until --seconds
+/// have passed; the median run counts. Recall is the share of the k true neighbours found (recall@k); it
 /// counts each id once, and what ties with the k-th true neighbour. `1@k` (`recall_1` in JSON) is the share of
 /// the queries whose nearest neighbour is among the k found; JSON has `recall_1_at` for smaller numbers too.
 #[derive(clap::Args)]
@@ -51,6 +51,16 @@ pub struct Args {
     /// Threads a batch is spread over; all cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Time that one measurement takes at least, three runs in any case.
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
+    seconds: f64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0 to 3600".to_owned()),
+    }
 }
 
 /// Queries a call.
@@ -71,9 +81,6 @@ impl FromStr for Batch {
         }
     }
 }
-
-/// Time that one measurement takes at least.
-const MEASURED: Duration = Duration::from_millis(500);
 
 /// Runs of one measurement, at least.
 const RUNS_MIN: usize = 3;
@@ -136,7 +143,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             params.threads = if threads == 1 { 1 } else { 0 };
             let effort = searcher.effort(params);
             report::say_clamped(&index, params, effort);
-            let measured = measure(&searcher, queries.view(), batch, params)?;
+            let measured = measure(&searcher, queries.view(), batch, params, args.seconds)?;
             let ids = measured.hits.ids.view();
             let depths = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].into_iter().filter(|&n| n < args.k);
             let nearest: Vec<(usize, f64)> =
@@ -162,6 +169,7 @@ fn measure(
     queries: ArrayView2<'_, f32>,
     batch: usize,
     params: SearchParams,
+    seconds: f64,
 ) -> Result<Measured, CliError> {
     let n = queries.nrows();
     // The warm-up run, whose results count.
@@ -169,7 +177,7 @@ fn measure(
     let mut runs = Vec::new();
     let mut calls = Vec::new();
     let since = Instant::now();
-    while runs.len() < RUNS_MIN || since.elapsed() < MEASURED {
+    while runs.len() < RUNS_MIN || since.elapsed().as_secs_f64() < seconds {
         let run = Instant::now();
         for start in (0..n).step_by(batch) {
             let end = n.min(start + batch);
