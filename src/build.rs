@@ -619,5 +619,5 @@ fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
 
 fn project_row(pca: &TrainedPca, row: &[f32], out: &mut [f32]) {
     let w: &[f16] = &pca.half;
-    Simd::detect().project_f16(w, row, out);
+    Simd::detect().project_f16(w, [(row, out)]);
 }

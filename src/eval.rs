@@ -10,6 +10,7 @@ use crate::{
     metric::Metric,
     rows::RowStore,
     search::filled,
+    simd::Simd,
     stage::scorer::Scorer,
     topk::{Candidates, NO_ID},
     train::{kmeans, linalg},
@@ -105,7 +106,7 @@ pub fn exact(
             }
             let mut kept: Vec<Candidates> = (0..m).map(|_| Candidates::default()).collect();
             for kept in &mut kept {
-                kept.reset(keep);
+                kept.reset(Simd::detect(), keep);
             }
             let mut x = vec![0.0; ROWS * d];
             let mut products = vec![0.0; ROWS * m];
@@ -125,7 +126,7 @@ pub fn exact(
                     for (i, (&product, &norm)) in products.iter().zip(&norms).enumerate() {
                         let score = norm + metric.product_factor() * product;
                         let position = u32::try_from(start + i).unwrap_or(u32::MAX);
-                        kept.push(score, position, &|position| u64::from(position));
+                        kept.push(score, position);
                     }
                 }
                 let done = done.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);

@@ -4,10 +4,12 @@
 //! +0), then by lower id. Every backend follows this order, so ties are resolved alike everywhere.
 //!
 //! [`Candidates`] keeps the best `keep` of a long stream without sorting it: kernels append whatever
-//! is not worse than the running threshold; when the buffer is full a quickselect cuts it back to
-//! `keep` and tightens the threshold. With a buffer of `2·keep` each survivor costs O(1) amortised.
+//! is not worse than the running threshold; when the buffer is full it is narrowed to little more than `keep`, and the
+//! threshold with it. With a buffer of `2·keep` each survivor costs O(1) amortised.
 
 use std::cmp::Ordering;
+
+use crate::simd::Simd;
 
 /// The id that stands where there is no neighbour.
 pub const NO_ID: u64 = u64::MAX;
@@ -15,8 +17,7 @@ pub const NO_ID: u64 = u64::MAX;
 /// Free places a kernel may count on: at most four blocks of 32 points are appended at a time.
 pub(crate) const APPEND: usize = 128;
 
-/// Room beyond `keep` below which a buffer would be cut too often for its threshold to pay:
-/// a cut costs about 1 µs per 256 entries.
+/// Room beyond `keep` below which a buffer would be narrowed too often for its threshold to pay.
 const SLACK_MIN: usize = 240;
 
 /// A float's bits as an integer of the same order, −0 and +0 alike.
@@ -46,11 +47,37 @@ pub(crate) struct Candidates {
     threshold: f32,
     packed: Vec<u64>,
     places: Vec<u32>,
+    simd: Option<Simd>,
+}
+
+/// Free places behind the candidates, and what may enter them.
+pub(crate) struct Tail<'a> {
+    /// Scores above this are not wanted.
+    pub threshold: f32,
+    pub scores: &'a mut [f32],
+    pub positions: &'a mut [u32],
+    /// Places filled.
+    pub written: usize,
+}
+
+impl Tail<'_> {
+    /// Whether [`APPEND`] more have room.
+    pub fn has_room(&self) -> bool {
+        self.written + APPEND <= self.scores.len()
+    }
+
+    /// Takes one more, whatever its score.
+    pub fn put(&mut self, score: f32, position: u32) {
+        self.scores[self.written] = score;
+        self.positions[self.written] = position;
+        self.written += 1;
+    }
 }
 
 impl Candidates {
     /// Empties the buffer and sets how many candidates matter.
-    pub fn reset(&mut self, keep: usize) {
+    pub fn reset(&mut self, simd: Simd, keep: usize) {
+        self.simd = Some(simd);
         let capacity = keep + keep.max(SLACK_MIN) + APPEND;
         if self.scores.len() < capacity {
             self.scores.resize(capacity, 0.0);
@@ -66,33 +93,39 @@ impl Candidates {
         self.len + APPEND > self.keep + self.keep.max(SLACK_MIN) + APPEND
     }
 
-    /// Fills the tail from `n` points: `scan(seen, threshold, scores, positions)` goes on from point `seen` until it
-    /// has no room for [`APPEND`] more, and returns how far it came and how many it wrote; nothing ends it.
-    pub fn fill(
-        &mut self,
-        n: usize,
-        id_of: &impl Fn(u32) -> u64,
-        scan: impl Fn(usize, f32, &mut [f32], &mut [u32]) -> Option<(usize, usize)>,
-    ) {
+    /// Fills the tail from `n` points: `scan(seen, tail)` goes on from point `seen` until it has no room for [`APPEND`] more
+    /// and returns how far it came; nothing ends it.
+    pub fn fill(&mut self, n: usize, scan: impl Fn(usize, &mut Tail<'_>) -> Option<usize>) {
         let mut seen = 0;
         while seen < n {
-            if self.is_full() {
-                self.cut(id_of);
-            }
-            let end = self.keep + self.keep.max(SLACK_MIN) + APPEND;
-            let tail = self.len..end;
-            let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
-            let Some((reached, written)) = scan(seen, self.threshold, scores, positions) else { return };
+            let mut tail = self.tail();
+            let Some(reached) = scan(seen, &mut tail) else { return };
+            let written = tail.written;
             seen = reached;
-            self.len += written;
+            self.advance(written);
         }
     }
 
-    /// Offers one candidate; `id_of` gives the id at a position, looked up only between equal scores.
-    pub fn push(&mut self, score: f32, position: u32, id_of: &impl Fn(u32) -> u64) {
+    /// Where a kernel may write, with room for at least [`APPEND`].
+    pub fn tail(&mut self) -> Tail<'_> {
+        if self.is_full() {
+            self.narrow(self.keep + self.keep / 4);
+        }
+        let tail = self.len..self.keep + self.keep.max(SLACK_MIN) + APPEND;
+        let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
+        Tail { threshold: self.threshold, scores, positions, written: 0 }
+    }
+
+    /// Takes over what a kernel has written to the tail.
+    pub fn advance(&mut self, written: usize) {
+        self.len += written;
+    }
+
+    /// Offers one candidate.
+    pub fn push(&mut self, score: f32, position: u32) {
         if score <= self.threshold {
             if self.is_full() {
-                self.cut(id_of);
+                self.narrow(self.keep + self.keep / 4);
                 if score > self.threshold {
                     return;
                 }
@@ -103,27 +136,46 @@ impl Candidates {
         }
     }
 
-    /// Cuts the buffer back to the best `keep` and tightens the threshold.
+    /// Leaves the best `keep`, those that tie with the last of them, and of others no more than `most` in all.
+    fn narrow(&mut self, most: usize) {
+        if self.keep == 0 {
+            self.len = 0;
+        }
+        if let (true, Some(simd)) = (self.len > self.keep, self.simd) {
+            let held = (&mut self.scores[..self.len], &mut self.positions[..self.len]);
+            (self.len, self.threshold) = simd.narrow(held.0, held.1, self.keep, most);
+        }
+    }
+
+    /// Cuts the buffer back to the best `keep`; `id_of` gives the id at a position, looked up only between equal scores.
     pub fn cut(&mut self, id_of: &impl Fn(u32) -> u64) {
+        self.narrow(self.keep);
         if self.len <= self.keep {
             return;
         }
+        // More tie for the last places than there are places: those of lower id get them.
+        let last = order_key(self.threshold);
         self.pack();
-        let by_id =
-            |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id_of(low(*a)).cmp(&id_of(low(*b))));
-        self.packed.select_nth_unstable_by(self.keep - 1, by_id);
-        for (i, &packed) in self.packed[..self.keep].iter().enumerate() {
-            self.scores[i] = key_score((packed >> 32) as u32);
-            self.positions[i] = low(packed);
+        self.packed.retain(|&packed| (packed >> 32) as u32 == last);
+        let free = self.keep - (self.len - self.packed.len());
+        self.packed.sort_unstable_by(by_id(id_of));
+        let mut n = 0;
+        for i in 0..self.len {
+            if order_key(self.scores[i]) != last {
+                (self.scores[n], self.positions[n]) = (self.scores[i], self.positions[i]);
+                n += 1;
+            }
+        }
+        for (i, &packed) in self.packed[..free].iter().enumerate() {
+            (self.scores[n + i], self.positions[n + i]) = (self.threshold, low(packed));
         }
         self.len = self.keep;
-        self.threshold = self.scores[self.keep - 1];
     }
 
-    /// The positions held and their scores, by score and then by position.
-    pub fn sort_into(&mut self, out: &mut Vec<(u32, f32)>) {
+    /// The positions held and their scores, best first.
+    pub fn sort_into(&mut self, id_of: &impl Fn(u32) -> u64, out: &mut Vec<(u32, f32)>) {
         self.pack();
-        self.packed.sort_unstable();
+        self.packed.sort_unstable_by(by_id(id_of));
         out.clear();
         out.extend(self.packed.iter().map(|&packed| (low(packed), key_score((packed >> 32) as u32))));
     }
@@ -137,9 +189,13 @@ impl Candidates {
         let places = 1_usize << lg_places;
         self.places.clear();
         self.places.resize(places, FREE);
+        // Apart from the table, so that these loads from anywhere do not wait for each other.
+        for position in &mut self.positions[..self.len] {
+            *position = point_of(*position);
+        }
         let mut n = 0;
         for i in 0..self.len {
-            let (score, point) = (self.scores[i], point_of(self.positions[i]));
+            let (score, point) = (self.scores[i], self.positions[i]);
             // Fibonacci hashing: the top bits of a product with 2³²/φ.
             let mut place = (point.wrapping_mul(0x9e37_79b9) >> (32 - lg_places)) as usize;
             loop {
@@ -181,6 +237,11 @@ impl Candidates {
     }
 }
 
+/// The order of packed candidates: score, then lower id.
+fn by_id(id_of: &impl Fn(u32) -> u64) -> impl FnMut(&u64, &u64) -> Ordering {
+    |a, b| (a >> 32).cmp(&(b >> 32)).then_with(|| id_of(low(*a)).cmp(&id_of(low(*b))))
+}
+
 /// The position in the low half of a packed candidate.
 #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
 fn low(packed: u64) -> u32 {
@@ -201,21 +262,20 @@ mod tests {
             let scores: Vec<f32> = scores.into_iter().map(|s| s as f32 / 4.0).collect();
             let id_of = |p: u32| u64::from(5000 - p);
             let mut kept = Candidates::default();
-            kept.reset(keep);
+            kept.reset(Simd::detect(), keep);
             let half = scores.len() / 2;
             for (i, &s) in scores[..half].iter().enumerate() {
-                kept.push(s, u32::try_from(i).unwrap(), &id_of);
+                kept.push(s, u32::try_from(i).unwrap());
             }
-            kept.fill(scores.len() - half, &id_of, |seen, threshold, out, positions| {
-                let (mut at, mut written) = (half + seen, 0);
-                while at < scores.len() && written + APPEND <= out.len() {
-                    if scores[at] <= threshold {
-                        (out[written], positions[written]) = (scores[at], u32::try_from(at).unwrap());
-                        written += 1;
+            kept.fill(scores.len() - half, |seen, tail| {
+                let mut at = half + seen;
+                while at < scores.len() && tail.has_room() {
+                    if scores[at] <= tail.threshold {
+                        tail.put(scores[at], u32::try_from(at).unwrap());
                     }
                     at += 1;
                 }
-                Some((at - half, written))
+                Some(at - half)
             });
             if keep > 0 { kept.cut(&id_of); }
             let mut got: Vec<(f32, u64)> =
@@ -239,9 +299,9 @@ mod tests {
             let point_of = |position: u32| position % n_points;
             let id_of = |point: u32| u64::from(9000 - point);
             let mut kept = Candidates::default();
-            kept.reset(keep * copies as usize);
+            kept.reset(Simd::detect(), keep * copies as usize);
             for (i, &s) in scores.iter().enumerate() {
-                kept.push(s, u32::try_from(i).unwrap(), &|position| id_of(point_of(position)));
+                kept.push(s, u32::try_from(i).unwrap());
             }
             kept.cut(&|position| id_of(point_of(position)));
             kept.merge(keep, point_of, &id_of);

@@ -335,9 +335,9 @@ impl Searcher {
         scores: &mut Array2<f32>,
     ) -> Result<(), SearchError> {
         use rayon::prelude::*;
-        // Four pieces a thread even out lists of different length; a piece is at most one batch.
-        let pieces = rayon::current_num_threads() * 4;
-        let rows = request.queries.n_rows().div_ceil(pieces).clamp(1, cpu::BATCH);
+        // Equal pieces, a multiple of the threads in number, and no larger than what goes through the stages together.
+        let (n, threads) = (request.queries.n_rows(), rayon::current_num_threads());
+        let rows = n.div_ceil(threads * n.div_ceil(threads * cpu::BATCH)).max(1);
         let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) else { return Ok(()) };
         let width = rows * request.k;
         ids.par_chunks_mut(width)

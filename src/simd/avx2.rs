@@ -15,7 +15,7 @@ macro_rules! block_kernels {
     ($features:literal, $signed:expr, $dot:expr) => {
         use std::arch::x86_64::*;
 
-        use crate::{block::BLOCK, simd::BlockRun, spec::Bits, topk::APPEND};
+        use crate::{block::BLOCK, simd::BlockRun, spec::Bits, topk::Tail};
 
         /// Scores of the 16 vectors of one block, in two halves.
         ///
@@ -25,9 +25,10 @@ macro_rules! block_kernels {
         #[target_feature(enable = $features)]
         unsafe fn one_block(run: &BlockRun<'_>, block: usize) -> [__m256; 2] {
             let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
-            let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
+            let (base, q) = (run.bytes.as_ptr(), run.queries[0].codes.as_ptr());
             let start = block * run.shape.code_bytes();
-            let offset = if $signed && run.shape.bits == Bits::B8 { 0 } else { run.offset_term() };
+            let offset =
+                if $signed && run.shape.bits == Bits::B8 { 0 } else { run.offset_term(run.queries[0]) };
             let mut dots = [_mm256_set1_epi32(offset.wrapping_neg()); 2];
             // SAFETY: by 2: half t of row g stands at start + 64·g + 32·t, the heads at 64·block + 32·t or
             // 32·block + 16·t behind their beginnings, all inside the run; a checked query has four codes
@@ -58,8 +59,8 @@ macro_rules! block_kernels {
                         }
                     }
                 }
-                let first = _mm256_set1_ps(run.factor * run.query.first);
-                let factor = _mm256_set1_ps(run.factor * run.query.scale);
+                let first = _mm256_set1_ps(run.factor * run.queries[0].first);
+                let factor = _mm256_set1_ps(run.factor * run.queries[0].scale);
                 let mut scores = [_mm256_setzero_ps(); 2];
                 for t in 0..2 {
                     let float = |at: usize| _mm256_loadu_ps(base.add(at + 64 * block + 32 * t).cast());
@@ -78,7 +79,7 @@ macro_rules! block_kernels {
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
-        pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+        pub unsafe fn block_scores(run: &BlockRun<'_>, [out]: [&mut [f32]; 1]) {
             for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
                 // SAFETY: a block of the run, by 2, and 16 places.
                 unsafe {
@@ -89,8 +90,7 @@ macro_rules! block_kernels {
             }
         }
 
-        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and
-        /// the number of survivors.
+        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped.
         ///
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
@@ -99,13 +99,11 @@ macro_rules! block_kernels {
             run: &BlockRun<'_>,
             start: usize,
             base: u32,
-            threshold: f32,
-            scores: &mut [f32],
-            positions: &mut [u32],
-        ) -> (usize, usize) {
-            let limit = _mm256_set1_ps(threshold);
-            let (mut seen, mut written) = (start, 0_usize);
-            while seen < run.n_vectors && written + APPEND <= scores.len() {
+            [tail]: &mut [Tail<'_>; 1],
+        ) -> usize {
+            let limit = _mm256_set1_ps(tail.threshold);
+            let mut seen = start;
+            while seen < run.n_vectors && tail.has_room() {
                 // SAFETY: a block of the run, by 2.
                 let halves = unsafe { one_block(run, seen / BLOCK) };
                 let mask = |half: __m256| {
@@ -124,18 +122,14 @@ macro_rules! block_kernels {
                     }
                     while mask != 0 {
                         let lane = mask.trailing_zeros();
-                        scores[written] = lanes[lane as usize];
                         #[allow(clippy::cast_possible_truncation, reason = "positions are u32")]
-                        {
-                            positions[written] = base + seen as u32 + lane;
-                        }
-                        written += 1;
+                        tail.put(lanes[lane as usize], base + seen as u32 + lane);
                         mask &= mask - 1;
                     }
                 }
                 seen += BLOCK;
             }
-            (seen, written)
+            seen
         }
     };
 }
@@ -175,7 +169,7 @@ pub mod vnni {
 /// # Safety
 /// 1. The machine has AVX2, FMA and F16C. 2. `w.len() == q.len() * y.len()`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+pub unsafe fn project_f16(w: &[f16], [(q, y)]: [(&[f32], &mut [f32]); 1]) {
     const T: usize = 8;
     let s = y.len();
     let mut at = 0;

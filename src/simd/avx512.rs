@@ -10,7 +10,7 @@ use super::BlockRun;
 use crate::{
     block::{BLOCK, SCALE_MIN},
     spec::Bits,
-    topk::APPEND,
+    topk::{APPEND, Tail},
 };
 
 /// Blocks scored together, so that one broadcast of the query serves four loads.
@@ -22,18 +22,19 @@ fn low_lanes(n: usize) -> u16 {
 }
 
 /// # Safety
-/// 1. The machine has AVX-512 F, BW, VL. 2. `w.len() == q.len() * y.len()`.
+/// 1. The machine has AVX-512 F, BW, VL. 2. `w.len() == q.len() * y.len()` for every pair of q and y.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+pub unsafe fn project_f16<const N: usize>(w: &[f16], mut pairs: [(&[f32], &mut [f32]); N]) {
+    let s = pairs.first().map_or(0, |(_, y)| y.len());
     let mut at = 0;
-    while at < y.len() {
-        // SAFETY: by 2; each tile starts at `at < y.len()` and masks what lies beyond.
+    while at < s {
+        // SAFETY: by 2; each tile starts at `at < s` and masks what lies beyond.
         at += unsafe {
-            match y.len() - at {
-                113.. => project_columns::<8>(w, q, y, at),
-                49.. => project_columns::<4>(w, q, y, at),
-                17.. => project_columns::<2>(w, q, y, at),
-                _ => project_columns::<1>(w, q, y, at),
+            match s - at {
+                113.. if N == 1 => project_columns::<8, N>(w, &mut pairs, at),
+                49.. => project_columns::<4, N>(w, &mut pairs, at),
+                17.. => project_columns::<2, N>(w, &mut pairs, at),
+                _ => project_columns::<1, N>(w, &mut pairs, at),
             }
         };
     }
@@ -45,24 +46,37 @@ pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
 /// As [`project_f16`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn project_columns<const T: usize>(w: &[f16], q: &[f32], y: &mut [f32], at: usize) -> usize {
-    let s = y.len();
+unsafe fn project_columns<const T: usize, const N: usize>(
+    w: &[f16],
+    pairs: &mut [(&[f32], &mut [f32]); N],
+    at: usize,
+) -> usize {
+    let (d, s) = pairs.first().map_or((0, 0), |(q, y)| (q.len(), y.len()));
     let masks: [u16; T] = std::array::from_fn(|t| low_lanes((s - at).saturating_sub(16 * t)));
-    let mut sums = [_mm512_setzero_ps(); T];
-    for (i, &v) in q.iter().enumerate() {
-        let v = _mm512_set1_ps(v);
-        for t in 0..T {
-            // SAFETY: by 2 row i is w[i·s..(i + 1)·s]; lanes past s are masked and not read.
-            let half = unsafe {
-                _mm256_maskz_loadu_epi16(masks[t], w.as_ptr().wrapping_add(i * s + at + 16 * t).cast())
-            };
-            sums[t] = _mm512_fmadd_ps(v, _mm512_cvtph_ps(half), sums[t]);
+    let queries = pairs.each_ref().map(|(q, _)| q.as_ptr());
+    let mut sums = [[_mm512_setzero_ps(); T]; N];
+    for i in 0..d {
+        // SAFETY: by 2 row i is w[i·s..(i + 1)·s], and every query has d values; lanes past s are masked and not read.
+        unsafe {
+            let row: [__m512; T] = std::array::from_fn(|t| {
+                let half =
+                    _mm256_maskz_loadu_epi16(masks[t], w.as_ptr().wrapping_add(i * s + at + 16 * t).cast());
+                _mm512_cvtph_ps(half)
+            });
+            for (sums, q) in sums.iter_mut().zip(queries) {
+                let v = _mm512_set1_ps(*q.add(i));
+                for (sum, row) in sums.iter_mut().zip(row) {
+                    *sum = _mm512_fmadd_ps(v, row, *sum);
+                }
+            }
         }
     }
-    for t in 0..T {
-        // SAFETY: lanes past y's end are masked and not written.
-        unsafe {
-            _mm512_mask_storeu_ps(y.as_mut_ptr().wrapping_add(at + 16 * t), masks[t], sums[t]);
+    for (sums, (_, y)) in sums.into_iter().zip(pairs) {
+        for (t, sum) in sums.into_iter().enumerate() {
+            // SAFETY: lanes past y's end are masked and not written.
+            unsafe {
+                _mm512_mask_storeu_ps(y.as_mut_ptr().wrapping_add(at + 16 * t), masks[t], sum);
+            }
         }
     }
     16 * T
@@ -95,138 +109,179 @@ pub unsafe fn quantise(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
     (scale, _mm512_reduce_add_epi32(sum))
 }
 
-/// Scores of `T` blocks of 16 vectors, from `block` on.
+/// Scores of `T` blocks of 16 vectors, from `block` on, for each of `N` queries.
 ///
 /// # Safety
 /// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked and has `T` blocks from `block` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile_scores<const T: usize>(run: &BlockRun<'_>, block: usize) -> [__m512; T] {
+unsafe fn tile_scores<const T: usize, const N: usize>(
+    run: &BlockRun<'_, N>,
+    block: usize,
+) -> [[__m512; T]; N] {
     let code_bytes = run.shape.code_bytes();
     let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
-    let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
-    let mut dots = [_mm512_set1_epi32(run.offset_term().wrapping_neg()); T];
+    let base = run.bytes.as_ptr();
+    let mut dots = run.queries.map(|query| [_mm512_set1_epi32(run.offset_term(query).wrapping_neg()); T]);
     // SAFETY: by 2: row g of block b stands at b·code_bytes + 64·g, its heads at 64·b or 32·b behind their
     // beginnings, all inside the run; a checked query has four codes for every group.
     unsafe {
-        let word = |group: usize| _mm512_set1_epi32(q.add(4 * group).cast::<i32>().read_unaligned());
+        let word = |n: usize, group: usize| {
+            _mm512_set1_epi32(run.queries[n].codes.as_ptr().add(4 * group).cast::<i32>().read_unaligned())
+        };
         let codes =
             |t: usize, row: usize| _mm512_loadu_si512(base.add((block + t) * code_bytes + 64 * row).cast());
         match run.shape.bits {
             Bits::B8 => {
                 for g in 0..run.shape.groups {
-                    let word = word(g);
-                    for (t, dot) in dots.iter_mut().enumerate() {
-                        *dot = _mm512_dpbusd_epi32(*dot, codes(t, g), word);
+                    let codes: [__m512i; T] = std::array::from_fn(|t| codes(t, g));
+                    for (n, dots) in dots.iter_mut().enumerate() {
+                        let word = word(n, g);
+                        for (dot, codes) in dots.iter_mut().zip(codes) {
+                            *dot = _mm512_dpbusd_epi32(*dot, codes, word);
+                        }
                     }
                 }
             }
             Bits::B4 => {
                 let nibbles = _mm512_set1_epi8(15);
                 for h in 0..run.shape.groups / 2 {
-                    let (low, high) = (word(2 * h), word(2 * h + 1));
-                    for (t, dot) in dots.iter_mut().enumerate() {
-                        let both = codes(t, h);
-                        let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibbles);
-                        *dot = _mm512_dpbusd_epi32(*dot, _mm512_and_si512(both, nibbles), low);
-                        *dot = _mm512_dpbusd_epi32(*dot, upper, high);
+                    let both: [__m512i; T] = std::array::from_fn(|t| codes(t, h));
+                    let lower = both.map(|both| _mm512_and_si512(both, nibbles));
+                    let upper = both.map(|both| _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibbles));
+                    for (n, dots) in dots.iter_mut().enumerate() {
+                        let (low, high) = (word(n, 2 * h), word(n, 2 * h + 1));
+                        for (t, dot) in dots.iter_mut().enumerate() {
+                            *dot = _mm512_dpbusd_epi32(*dot, lower[t], low);
+                            *dot = _mm512_dpbusd_epi32(*dot, upper[t], high);
+                        }
                     }
                 }
             }
         }
-        let first = _mm512_set1_ps(run.factor * run.query.first);
-        let factor = _mm512_set1_ps(run.factor * run.query.scale);
-        let mut scores = [_mm512_setzero_ps(); T];
+        let mut scores = [[_mm512_setzero_ps(); T]; N];
         for t in 0..T {
             let float = |at: usize| _mm512_loadu_ps(base.add(at + 64 * (block + t)).cast());
             let half = _mm256_loadu_si256(base.add(scale_at + 32 * (block + t)).cast());
             // bf16 is the upper half of an f32.
             let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
             let norm = if run.shape.has_norm { float(norm_at) } else { _mm512_setzero_ps() };
-            let part = _mm512_fmadd_ps(float(first_at), first, norm);
-            scores[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, factor), _mm512_cvtepi32_ps(dots[t]), part);
+            let first = float(first_at);
+            for (n, query) in run.queries.into_iter().enumerate() {
+                let part = _mm512_fmadd_ps(first, _mm512_set1_ps(run.factor * query.first), norm);
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(run.factor * query.scale));
+                scores[n][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[n][t]), part);
+            }
         }
         scores
     }
 }
 
 /// # Safety
-/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, `out` has 16 places for each block.
+/// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, every `out` has 16 places for each block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+pub unsafe fn block_scores<const N: usize>(run: &BlockRun<'_, N>, mut out: [&mut [f32]; N]) {
     let n_blocks = run.n_blocks();
     let mut b = 0;
     while b < n_blocks {
-        // SAFETY: by 2, as many blocks stand at b and have their 16 places each in `out`.
+        // SAFETY: by 2, as many blocks stand at b and have their 16 places each in every `out`.
         unsafe {
-            let place = out.as_mut_ptr().add(b * BLOCK);
-            let put = |scores: &[__m512]| {
-                for (t, &scores) in scores.iter().enumerate() {
-                    _mm512_storeu_ps(place.add(t * BLOCK), scores);
-                }
-                scores.len()
-            };
             b += match n_blocks - b {
-                TILE.. => put(&tile_scores::<TILE>(run, b)),
-                2.. => put(&tile_scores::<2>(run, b)),
-                _ => put(&tile_scores::<1>(run, b)),
+                TILE.. => put(tile_scores::<TILE, N>(run, b), &mut out, b),
+                2.. => put(tile_scores::<2, N>(run, b), &mut out, b),
+                _ => put(tile_scores::<1, N>(run, b), &mut out, b),
             };
         }
     }
 }
 
-/// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and the
-/// number of survivors.
+/// Writes a tile's scores from block `block` on.
+///
+/// # Safety
+/// 1. The machine has AVX-512 F. 2. Every `out` has 16 places for each of the blocks.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn put<const T: usize, const N: usize>(
+    tile: [[__m512; T]; N],
+    out: &mut [&mut [f32]; N],
+    block: usize,
+) -> usize {
+    for (scores, out) in tile.into_iter().zip(out) {
+        for (t, scores) in scores.into_iter().enumerate() {
+            // SAFETY: by 2.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((block + t) * BLOCK), scores) };
+        }
+    }
+    T
+}
+
+/// Writes survivors from vector `start` on until a tail may overflow; returns where it stopped.
 ///
 /// # Safety
 /// 1. The machine has AVX-512 F, BW and VNNI. 2. `run` is checked, `start` is a multiple of 16.
-/// 3. `scores` and `positions` are equally long.
+/// 3. A tail's scores and positions are equally many.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub unsafe fn scan_blocks(
-    run: &BlockRun<'_>,
+pub unsafe fn scan_blocks<const N: usize>(
+    run: &BlockRun<'_, N>,
     start: usize,
     base: u32,
-    threshold: f32,
-    scores: &mut [f32],
-    positions: &mut [u32],
-) -> (usize, usize) {
-    let limit = _mm512_set1_ps(threshold);
-    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let (mut seen, mut written) = (start, 0_usize);
-    while seen < run.n_vectors && written + APPEND <= scores.len() {
+    tails: &mut [Tail<'_>; N],
+) -> usize {
+    let mut seen = start;
+    while seen < run.n_vectors && tails.iter().all(Tail::has_room) {
         let block = seen / BLOCK;
         // SAFETY: by 2, as many blocks stand at `block`. APPEND places are free, and each of at most four
         // blocks writes one register of 16 and then moves on by its survivors.
         unsafe {
-            let mut keep = |tile: &[__m512]| {
-                for (t, &score) in tile.iter().enumerate() {
-                    let at = seen + t * BLOCK;
-                    let valid = low_lanes(run.n_vectors - at);
-                    let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(valid, score, limit);
-                    if mask != 0 {
-                        #[allow(
-                            clippy::cast_possible_wrap,
-                            clippy::cast_possible_truncation,
-                            reason = "the bits of a u32 position"
-                        )]
-                        let position = _mm512_add_epi32(lanes, _mm512_set1_epi32((base + at as u32) as i32));
-                        let (to_scores, to_positions) =
-                            (scores.as_mut_ptr().add(written), positions.as_mut_ptr().add(written));
-                        _mm512_storeu_ps(to_scores, _mm512_maskz_compress_ps(mask, score));
-                        _mm512_storeu_si512(to_positions.cast(), _mm512_maskz_compress_epi32(mask, position));
-                        written += mask.count_ones() as usize;
-                    }
-                }
-                tile.len() * BLOCK
-            };
             seen += match run.n_blocks() - block {
-                TILE.. => keep(&tile_scores::<TILE>(run, block)),
-                2.. => keep(&tile_scores::<2>(run, block)),
-                _ => keep(&tile_scores::<1>(run, block)),
+                TILE.. => keep(tile_scores::<TILE, N>(run, block), run.n_vectors, seen, base, tails),
+                2.. => keep(tile_scores::<2, N>(run, block), run.n_vectors, seen, base, tails),
+                _ => keep(tile_scores::<1, N>(run, block), run.n_vectors, seen, base, tails),
             };
         }
     }
-    (seen, written)
+    seen
+}
+
+/// Appends what reaches each tail's threshold; vector `seen` is the tile's first.
+///
+/// # Safety
+/// 1. The machine has AVX-512 F. 2. Every tail has [`APPEND`] free places.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn keep<const T: usize, const N: usize>(
+    tile: [[__m512; T]; N],
+    n_vectors: usize,
+    seen: usize,
+    base: u32,
+    tails: &mut [Tail<'_>; N],
+) -> usize {
+    const { assert!(T * BLOCK <= APPEND) };
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (scores, tail) in tile.into_iter().zip(tails) {
+        let limit = _mm512_set1_ps(tail.threshold);
+        for (t, score) in scores.into_iter().enumerate() {
+            let at = seen + t * BLOCK;
+            let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(low_lanes(n_vectors - at), score, limit);
+            if mask != 0 {
+                #[allow(
+                    clippy::cast_possible_wrap,
+                    clippy::cast_possible_truncation,
+                    reason = "the bits of a u32 position"
+                )]
+                let position = _mm512_add_epi32(lanes, _mm512_set1_epi32((base + at as u32) as i32));
+                // SAFETY: by 2; a register of 16 is written and then at most 16 places are taken.
+                unsafe {
+                    let scores = tail.scores.as_mut_ptr().add(tail.written);
+                    let positions = tail.positions.as_mut_ptr().add(tail.written);
+                    _mm512_storeu_ps(scores, _mm512_maskz_compress_ps(mask, score));
+                    _mm512_storeu_si512(positions.cast(), _mm512_maskz_compress_epi32(mask, position));
+                }
+                tail.written += mask.count_ones() as usize;
+            }
+        }
+    }
+    T * BLOCK
 }
 
 /// Sums a term over `n` components, 64 a round in four accumulators; the tail is masked.

@@ -15,7 +15,7 @@ use half::f16;
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     spec::Bits,
-    topk::Candidates,
+    topk::{Candidates, Tail},
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -56,38 +56,50 @@ enum Level {
     Avx512Vbmi,
 }
 
-/// A run of blocks and the query they meet.
+/// A run of blocks and the queries they meet together.
 #[derive(Clone, Copy)]
-pub(crate) struct BlockRun<'a> {
+pub(crate) struct BlockRun<'a, const N: usize = 1> {
     /// Shape of each block.
     pub shape: BlockShape,
     /// The run, as `block.rs` lays it out.
     pub bytes: &'a [u8],
     /// Vectors in it; the last block may be partly filled.
     pub n_vectors: usize,
-    /// The query.
-    pub query: &'a BlockQuery,
-    /// Factor on the product with the query.
+    /// The queries.
+    pub queries: [&'a BlockQuery; N],
+    /// Factor on the product with a query.
     pub factor: f32,
 }
 
-impl BlockRun<'_> {
+impl<'a, const N: usize> BlockRun<'a, N> {
     fn check(&self) {
         assert!(self.bytes.len() >= self.shape.run_bytes(self.n_blocks()), "the run is cut short");
-        assert!(self.query.codes.len() >= self.shape.query_len(), "the query is shorter than the blocks");
+        let longest = self.queries.iter().all(|query| query.codes.len() >= self.shape.query_len());
+        assert!(longest, "a query is shorter than the blocks");
+    }
+
+    /// The same run for one of its queries.
+    fn alone(&self, query: &'a BlockQuery) -> BlockRun<'a> {
+        BlockRun {
+            shape: self.shape,
+            bytes: self.bytes,
+            n_vectors: self.n_vectors,
+            queries: [query],
+            factor: self.factor,
+        }
     }
 
     fn n_blocks(&self) -> usize {
         self.n_vectors.div_ceil(BLOCK)
     }
 
-    /// What the unsigned codes add to every integer product.
-    fn offset_term(&self) -> i32 {
+    /// What the unsigned codes add to every integer product with a query.
+    fn offset_term(&self, query: &BlockQuery) -> i32 {
         let offset = match self.shape.bits {
             Bits::B8 => 128,
             Bits::B4 => 8,
         };
-        self.query.sum.wrapping_mul(offset)
+        query.sum.wrapping_mul(offset)
     }
 }
 
@@ -189,10 +201,18 @@ impl Simd {
         }
     }
 
-    /// `y = qW`. `w`: `[q.len(), y.len()]` row-major.
-    pub(crate) fn project_f16(self, w: &[f16], q: &[f32], y: &mut [f32]) {
-        assert_eq!(w.len(), q.len() * y.len());
-        dispatch!(self, project_f16(w, q, y));
+    /// `y = qW` for pairs of a query and its result. `w`: `[q.len(), y.len()]` row-major.
+    pub(crate) fn project_f16<const N: usize>(self, w: &[f16], pairs: [(&[f32], &mut [f32]); N]) {
+        let (d, s) = pairs.first().map_or((0, 0), |(q, y)| (q.len(), y.len()));
+        assert!(w.len() == d * s && pairs.iter().all(|(q, y)| q.len() == d && y.len() == s));
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512 | Level::Avx512Vbmi = self.0 {
+            // SAFETY: the level is only made by `available`, which has seen the features; lengths are as asserted.
+            return unsafe { avx512::project_f16(w, pairs) };
+        }
+        for pair in pairs {
+            dispatch!(self, project_f16(w, [pair]));
+        }
     }
 
     /// Rounds `values` to int8 with one scale, absmax / 127; `codes` beyond them become zero.
@@ -203,25 +223,37 @@ impl Simd {
         dispatch!(self, quantise(values, &mut codes[..values.len()]))
     }
 
-    /// Products of the query with all vectors of whole blocks: `out[i] = factor · product_i + norm_i`.
-    pub(crate) fn block_scores(self, run: BlockRun<'_>, out: &mut [f32]) {
+    /// Products of each query with all vectors of whole blocks: `out[i] = factor · product_i + norm_i`.
+    pub(crate) fn block_scores<const N: usize>(self, run: BlockRun<'_, N>, out: [&mut [f32]; N]) {
         run.check();
-        assert!(out.len() >= run.n_vectors.div_ceil(BLOCK) * BLOCK);
-        dispatch!(self, block_scores(&run, out));
+        assert!(out.iter().all(|out| out.len() >= run.n_blocks() * BLOCK));
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512 | Level::Avx512Vbmi = self.0 {
+            // SAFETY: the level is only made by `available`, which has seen the features; the rest is checked.
+            return unsafe { avx512::block_scores(&run, out) };
+        }
+        for (query, out) in run.queries.into_iter().zip(out) {
+            dispatch!(self, block_scores(&run.alone(query), [out]));
+        }
     }
 
-    /// Offers every vector's score to `kept`, vector `i` under position `base + i`.
-    pub(crate) fn scan_blocks(
+    /// Offers every vector's score to each query's candidates, vector `i` under position `base + i`.
+    pub(crate) fn scan_blocks<const N: usize>(
         self,
-        run: BlockRun<'_>,
+        run: BlockRun<'_, N>,
         base: u32,
-        kept: &mut Candidates,
-        id_of: &impl Fn(u32) -> u64,
+        kept: [&mut Candidates; N],
     ) {
         run.check();
-        kept.fill(run.n_vectors, id_of, |seen, threshold, scores, positions| {
-            Some(dispatch!(self, scan_blocks(&run, seen, base, threshold, scores, positions)))
-        });
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512 | Level::Avx512Vbmi = self.0 {
+            // SAFETY: the level is only made by `available`, which has seen the features; the run is checked.
+            return offer(&run, kept, |seen, tails| unsafe { avx512::scan_blocks(&run, seen, base, tails) });
+        }
+        for (query, kept) in run.queries.into_iter().zip(kept) {
+            let run = run.alone(query);
+            offer(&run, [kept], |seen, tails| dispatch!(self, scan_blocks(&run, seen, base, tails)));
+        }
     }
 
     /// `Σ a_i·b_i`.
@@ -258,6 +290,23 @@ impl Simd {
     pub(crate) fn l2_u8(self, a: &[f32], step: &[f32], codes: &[u8]) -> f32 {
         assert_eq!((a.len(), a.len()), (step.len(), codes.len()));
         dispatch!(self, l2_u8(a, step, codes))
+    }
+}
+
+/// Runs `scan(seen, tails)`, which goes on from vector `seen` until a tail is full and returns how far it came, to the end.
+fn offer<const N: usize>(
+    run: &BlockRun<'_, N>,
+    mut kept: [&mut Candidates; N],
+    scan: impl Fn(usize, &mut [Tail<'_>; N]) -> usize,
+) {
+    let mut seen = 0;
+    while seen < run.n_vectors {
+        let mut tails = kept.each_mut().map(|kept| kept.tail());
+        seen = scan(seen, &mut tails);
+        let written = tails.map(|tail| tail.written);
+        for (kept, written) in kept.iter_mut().zip(written) {
+            kept.advance(written);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ macro_rules! block_kernels {
     ($features:literal, $dot:expr) => {
         use std::arch::aarch64::*;
 
-        use crate::{block::BLOCK, simd::BlockRun, spec::Bits, topk::APPEND};
+        use crate::{block::BLOCK, simd::BlockRun, spec::Bits, topk::Tail};
 
         pub use super::{dot_f16, dot_f32, dot_u8, l2_f16, l2_f32, l2_u8, project_f16, quantise};
 
@@ -27,10 +27,10 @@ macro_rules! block_kernels {
         #[target_feature(enable = $features)]
         unsafe fn one_block(run: &BlockRun<'_>, block: usize) -> [f32; BLOCK] {
             let [first_at, norm_at, scale_at] = run.shape.heads(run.n_blocks());
-            let (base, q) = (run.bytes.as_ptr(), run.query.codes.as_ptr());
+            let (base, q) = (run.bytes.as_ptr(), run.queries[0].codes.as_ptr());
             let start = block * run.shape.code_bytes();
             // Bytes are made signed below, so only nibbles (0..=15) carry an offset.
-            let offset = if run.shape.bits == Bits::B8 { 0 } else { run.offset_term() };
+            let offset = if run.shape.bits == Bits::B8 { 0 } else { run.offset_term(run.queries[0]) };
             let mut dots = [vdupq_n_s32(offset.wrapping_neg()); 4];
             let mut out = [0.0; BLOCK];
             // SAFETY: by 2: quarter t of row g stands at start + 64·g + 16·t, the heads at 64·block + 16·t or
@@ -66,8 +66,8 @@ macro_rules! block_kernels {
                         }
                     }
                 }
-                let first = vdupq_n_f32(run.factor * run.query.first);
-                let factor = vdupq_n_f32(run.factor * run.query.scale);
+                let first = vdupq_n_f32(run.factor * run.queries[0].first);
+                let factor = vdupq_n_f32(run.factor * run.queries[0].scale);
                 for t in 0..4 {
                     let float = |at: usize| vld1q_f32(base.add(at + 64 * block + 16 * t).cast());
                     let half = vld1_u16(base.add(scale_at + 32 * block + 8 * t).cast());
@@ -85,15 +85,14 @@ macro_rules! block_kernels {
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
         #[target_feature(enable = $features)]
-        pub unsafe fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+        pub unsafe fn block_scores(run: &BlockRun<'_>, [out]: [&mut [f32]; 1]) {
             for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
                 // SAFETY: a block of the run, by 2.
                 out.copy_from_slice(&unsafe { one_block(run, block) });
             }
         }
 
-        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and
-        /// the number of survivors.
+        /// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped.
         ///
         /// # Safety
         /// 1. The machine has the features named. 2. `run` is checked.
@@ -102,25 +101,21 @@ macro_rules! block_kernels {
             run: &BlockRun<'_>,
             start: usize,
             base: u32,
-            threshold: f32,
-            scores: &mut [f32],
-            positions: &mut [u32],
-        ) -> (usize, usize) {
-            let (mut seen, mut written) = (start, 0);
-            while seen < run.n_vectors && written + APPEND <= scores.len() {
+            [tail]: &mut [Tail<'_>; 1],
+        ) -> usize {
+            let mut seen = start;
+            while seen < run.n_vectors && tail.has_room() {
                 // SAFETY: a block of the run, by 2.
                 let lanes = unsafe { one_block(run, seen / BLOCK) };
                 let valid = BLOCK.min(run.n_vectors - seen);
                 for (position, &score) in (base..).skip(seen).zip(&lanes[..valid]) {
-                    if score <= threshold {
-                        scores[written] = score;
-                        positions[written] = position;
-                        written += 1;
+                    if score <= tail.threshold {
+                        tail.put(score, position);
                     }
                 }
                 seen += BLOCK;
             }
-            (seen, written)
+            seen
         }
     };
 }
@@ -184,7 +179,7 @@ unsafe fn load_f16(half: *const f16) -> float32x4_t {
 /// # Safety
 /// 1. The machine has NEON. 2. `w.len() == q.len() * y.len()`.
 #[target_feature(enable = "neon")]
-pub unsafe fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+pub unsafe fn project_f16(w: &[f16], [(q, y)]: [(&[f32], &mut [f32]); 1]) {
     const T: usize = 8;
     let s = y.len();
     let mut at = 0;

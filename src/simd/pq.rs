@@ -9,7 +9,7 @@ use super::{Level, Simd};
 use crate::{
     codes::{BLOCK, PqShape, TABLES_U16},
     spec::Bits,
-    topk::{APPEND, Candidates},
+    topk::{Candidates, Tail},
 };
 
 /// Rows whose tables a 16-bit sum has room for.
@@ -65,20 +65,14 @@ impl PqRun<'_> {
 
 impl Simd {
     /// Offers every point's score to `kept`, point `i` under position `base + i`.
-    pub(crate) fn scan_pq(
-        self,
-        run: PqRun<'_>,
-        base: u32,
-        kept: &mut Candidates,
-        id_of: &impl Fn(u32) -> u64,
-    ) {
+    pub(crate) fn scan_pq(self, run: PqRun<'_>, base: u32, kept: &mut Candidates) {
         run.check();
         let terms = run.shape.terms_at(run.n_vectors)..;
         let least = if run.shape.has_norm { self.least(&run.bytes[terms][..run.n_vectors * 4]) } else { 0.0 };
-        kept.fill(run.n_vectors, id_of, |seen, threshold, scores, positions| {
-            let limit = run.limit(threshold, least)?;
-            let mut out = Survivors { base, threshold, limit, scores, positions, written: 0 };
-            let reached = match (self.0, run.shape.bits) {
+        kept.fill(run.n_vectors, |seen, tail| {
+            let limit = run.limit(tail.threshold, least)?;
+            let mut out = Survivors { base, limit, tail };
+            Some(match (self.0, run.shape.bits) {
                 // SAFETY: the level is only made by `available`, which has seen these features; the run is checked.
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512 | Level::Avx512Vbmi, Bits::B4) => unsafe {
@@ -98,27 +92,16 @@ impl Simd {
                     super::pq_neon::scan_x4(&run, seen, &mut out)
                 },
                 _ => scan(&run, seen, &mut out, |block| plain_sums(&run, block)),
-            };
-            Some((reached, out.written))
+            })
         });
     }
 }
 
 /// Where a scan puts what reaches the threshold.
-pub(super) struct Survivors<'a> {
+pub(super) struct Survivors<'a, 't> {
     pub base: u32,
-    pub threshold: f32,
     pub limit: u16,
-    pub scores: &'a mut [f32],
-    pub positions: &'a mut [u32],
-    pub written: usize,
-}
-
-impl Survivors<'_> {
-    /// Whether [`APPEND`] more have room.
-    pub fn has_room(&self) -> bool {
-        self.written + APPEND <= self.scores.len()
-    }
+    pub tail: &'a mut Tail<'t>,
 }
 
 /// Scans block by block from point `start` on, until the tail may overflow; returns where it stopped. `sums_of` gives a
@@ -127,19 +110,17 @@ impl Survivors<'_> {
 pub(super) fn scan(
     run: &PqRun<'_>,
     start: usize,
-    out: &mut Survivors<'_>,
+    out: &mut Survivors<'_, '_>,
     sums_of: impl Fn(usize) -> Option<[u32; BLOCK]>,
 ) -> usize {
     let mut seen = start;
-    while seen < run.n_vectors && out.has_room() {
+    while seen < run.n_vectors && out.tail.has_room() {
         if let Some(sums) = sums_of(seen / BLOCK) {
             let lanes = BLOCK.min(run.n_vectors - seen);
             for (lane, &sum) in sums[..lanes].iter().enumerate() {
                 let score = run.score(sum, seen + lane);
-                if score <= out.threshold {
-                    out.scores[out.written] = score;
-                    out.positions[out.written] = out.base + u32::try_from(seen + lane).unwrap_or(u32::MAX);
-                    out.written += 1;
+                if score <= out.tail.threshold {
+                    out.tail.put(score, out.base + u32::try_from(seen + lane).unwrap_or(u32::MAX));
                 }
             }
         }

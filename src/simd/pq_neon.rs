@@ -10,7 +10,7 @@ use crate::codes::BLOCK;
 /// # Safety
 /// 1. The machine has NEON. 2. `run` is checked, of 4 bits, `start` a multiple of 32.
 #[target_feature(enable = "neon")]
-pub unsafe fn scan_x4(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_>) -> usize {
+pub unsafe fn scan_x4(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_, '_>) -> usize {
     let limit = out.limit;
     // SAFETY: by 1 and 2; `scan` asks for blocks of the run.
     scan(run, start, out, |block| unsafe { sums_x4(run, block, limit) })

@@ -135,9 +135,9 @@ fn any_within((even, odd): Sums, limit: __m256i) -> bool {
 /// 1. The machine has AVX-512 F, BW, VL. 2. `run` is checked and has the block. 3. `out` has 32 places.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Survivors<'_>) {
+unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Survivors<'_, '_>) {
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let threshold = _mm512_set1_ps(out.threshold);
+    let threshold = _mm512_set1_ps(out.tail.threshold);
     for (half, sums) in sums.into_iter().enumerate() {
         let at = block * BLOCK + half * 16;
         if at >= run.n_vectors {
@@ -163,12 +163,12 @@ unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Surv
             let position = _mm512_add_epi32(lanes, _mm512_set1_epi32((out.base + at as u32) as i32));
             // SAFETY: by 3; a register of 16 is written and then at most 16 places are taken.
             unsafe {
-                let scores = out.scores.as_mut_ptr().add(out.written);
-                let positions = out.positions.as_mut_ptr().add(out.written);
+                let scores = out.tail.scores.as_mut_ptr().add(out.tail.written);
+                let positions = out.tail.positions.as_mut_ptr().add(out.tail.written);
                 _mm512_storeu_ps(scores, _mm512_maskz_compress_ps(mask, score));
                 _mm512_storeu_si512(positions.cast(), _mm512_maskz_compress_epi32(mask, position));
             }
-            out.written += mask.count_ones() as usize;
+            out.tail.written += mask.count_ones() as usize;
         }
     }
 }
@@ -178,7 +178,7 @@ unsafe fn keep(run: &PqRun<'_>, block: usize, sums: [__m512i; 2], out: &mut Surv
 /// # Safety
 /// 1. The machine has AVX-512 F, BW, VL. 2. `run` is checked, of 4 bits, `start` a multiple of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub unsafe fn scan_x4_avx512(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_>) -> usize {
+pub unsafe fn scan_x4_avx512(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_, '_>) -> usize {
     // SAFETY: by 1 and 2; TILE or one block stand at the block asked for, and APPEND = TILE·BLOCK places are free.
     unsafe {
         let rows = run.shape.rows();
@@ -186,7 +186,7 @@ pub unsafe fn scan_x4_avx512(run: &PqRun<'_>, start: usize, out: &mut Survivors<
         #[allow(clippy::cast_possible_wrap, reason = "the bits of the limit")]
         let limit = _mm256_set1_epi16(out.limit as i16);
         let mut block = start / BLOCK;
-        while block < n_blocks && out.has_room() {
+        while block < n_blocks && out.tail.has_room() {
             if rows > ROWS_U16 {
                 let mut sums = [_mm512_setzero_si512(); 2];
                 for from in (0..rows).step_by(ROWS_U16) {
@@ -220,7 +220,7 @@ pub unsafe fn scan_x4_avx512(run: &PqRun<'_>, start: usize, out: &mut Survivors<
 /// # Safety
 /// 1. The machine has AVX-512 F, BW, VL, VBMI. 2. `run` is checked, of 8 bits, `start` a multiple of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-pub unsafe fn scan_x8_vbmi(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_>) -> usize {
+pub unsafe fn scan_x8_vbmi(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_, '_>) -> usize {
     // SAFETY: by 1 and 2; the blocks asked for are there, and APPEND = TILE·BLOCK places are free.
     unsafe {
         let rows = run.shape.rows();
@@ -229,7 +229,7 @@ pub unsafe fn scan_x8_vbmi(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_
         let limit = _mm256_set1_epi16(out.limit as i16);
         let split = |v: __m512i| (_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
         let mut block = start / BLOCK;
-        while block < n_blocks && out.has_room() {
+        while block < n_blocks && out.tail.has_room() {
             if rows > 2 * ROWS_U16 {
                 let mut sums = [[_mm512_setzero_si512(); 2]; 2];
                 for from in (0..rows).step_by(2 * ROWS_U16) {
@@ -275,7 +275,7 @@ pub unsafe fn scan_x8_vbmi(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_
 /// # Safety
 /// 1. The machine has AVX2. 2. `run` is checked, of 4 bits, `start` a multiple of 32.
 #[target_feature(enable = "avx2")]
-pub unsafe fn scan_x4_avx2(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_>) -> usize {
+pub unsafe fn scan_x4_avx2(run: &PqRun<'_>, start: usize, out: &mut Survivors<'_, '_>) -> usize {
     let limit = out.limit;
     // SAFETY: by 1 and 2; `scan` asks for blocks of the run.
     scan(run, start, out, |block| unsafe { sums_x4_avx2(run, block, limit) })

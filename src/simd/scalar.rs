@@ -6,10 +6,10 @@ use super::BlockRun;
 use crate::{
     block::{BLOCK, SCALE_MIN},
     spec::Bits,
-    topk::APPEND,
+    topk::Tail,
 };
 
-pub fn project_f16(w: &[f16], q: &[f32], y: &mut [f32]) {
+pub fn project_f16(w: &[f16], [(q, y)]: [(&[f32], &mut [f32]); 1]) {
     y.fill(0.0);
     for (&v, row) in q.iter().zip(w.chunks_exact(y.len().max(1))) {
         for (sum, weight) in y.iter_mut().zip(row) {
@@ -39,7 +39,7 @@ fn one_block(run: &BlockRun<'_>, block: usize) -> [f32; BLOCK] {
         f32::from_le_bytes(std::array::from_fn(|i| run.bytes[at + i]))
     };
     let mut dots = [0_i32; BLOCK];
-    let q = &run.query.codes;
+    let q = &run.queries[0].codes;
     let codes = &run.bytes[block * run.shape.code_bytes()..(block + 1) * run.shape.code_bytes()];
     for (row, words) in codes.chunks_exact(BLOCK * 4).enumerate() {
         for (dot, word) in dots.iter_mut().zip(words.chunks_exact(4)) {
@@ -54,46 +54,36 @@ fn one_block(run: &BlockRun<'_>, block: usize) -> [f32; BLOCK] {
             }
         }
     }
-    let first = run.factor * run.query.first;
-    let factor = run.factor * run.query.scale;
+    let first = run.factor * run.queries[0].first;
+    let factor = run.factor * run.queries[0].scale;
     std::array::from_fn(|lane| {
         let norm = if run.shape.has_norm { float(norm_at, lane) } else { 0.0 };
         let at = scale_at + (block * BLOCK + lane) * 2;
         let scale = bf16::from_le_bytes([run.bytes[at], run.bytes[at + 1]]).to_f32();
-        let dot = (dots[lane] - run.offset_term()) as f32;
+        let dot = (dots[lane] - run.offset_term(run.queries[0])) as f32;
         float(first_at, lane) * first + (scale * factor) * dot + norm
     })
 }
 
-pub fn block_scores(run: &BlockRun<'_>, out: &mut [f32]) {
+pub fn block_scores(run: &BlockRun<'_>, [out]: [&mut [f32]; 1]) {
     for (block, out) in out.chunks_exact_mut(BLOCK).take(run.n_blocks()).enumerate() {
         out.copy_from_slice(&one_block(run, block));
     }
 }
 
-/// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped and the
-/// number of survivors.
-pub fn scan_blocks(
-    run: &BlockRun<'_>,
-    start: usize,
-    base: u32,
-    threshold: f32,
-    scores: &mut [f32],
-    positions: &mut [u32],
-) -> (usize, usize) {
-    let (mut seen, mut written) = (start, 0);
-    while seen < run.n_vectors && written + APPEND <= scores.len() {
+/// Writes survivors from vector `start` on until the tail may overflow; returns where it stopped.
+pub fn scan_blocks(run: &BlockRun<'_>, start: usize, base: u32, [tail]: &mut [Tail<'_>; 1]) -> usize {
+    let mut seen = start;
+    while seen < run.n_vectors && tail.has_room() {
         let lanes = BLOCK.min(run.n_vectors - seen);
         for (position, &score) in (base..).skip(seen).zip(&one_block(run, seen / BLOCK)[..lanes]) {
-            if score <= threshold {
-                scores[written] = score;
-                positions[written] = position;
-                written += 1;
+            if score <= tail.threshold {
+                tail.put(score, position);
             }
         }
         seen += BLOCK;
     }
-    (seen, written)
+    seen
 }
 
 /// Sums `term(i)` over `n` in eight interleaved parts, which compilers turn into vectors.

@@ -58,8 +58,8 @@ fn projections_are_equal_on_integers() {
                 let w = halves(&integers(d * s, 4));
                 let q = integers(d, 5);
                 let (mut got, mut want) = (vec![9.0; s], vec![-9.0; s]);
-                simd.project_f16(&w, &q, &mut got);
-                SCALAR.project_f16(&w, &q, &mut want);
+                simd.project_f16(&w, [(&q, &mut got)]);
+                SCALAR.project_f16(&w, [(&q, &mut want)]);
                 assert_eq!(got, want, "{simd:?} d={d} s={s}");
             }
         }
@@ -103,20 +103,20 @@ proptest! {
     ) {
         let bits = if four { Bits::B4 } else { Bits::B8 };
         let (shape, blocks, query) = run_of(n, width, bits, has_norm, seed);
-        let run = BlockRun { shape, bytes: &blocks, n_vectors: n, query: &query, factor: -2.0 };
+        let run = BlockRun { shape, bytes: &blocks, n_vectors: n, queries: [&query], factor: -2.0 };
         let places = n.div_ceil(BLOCK) * BLOCK;
         let mut want = vec![0.0; places];
-        SCALAR.block_scores(run, &mut want);
+        SCALAR.block_scores(run, [&mut want]);
         for simd in twins() {
             let mut got = vec![0.0; places];
-            simd.block_scores(run, &mut got);
+            simd.block_scores(run, [&mut got]);
             for (g, w) in got.iter().zip(&want) {
                 // One fused product and sum against two roundings.
                 prop_assert!((g - w).abs() <= 4.0 * f32::EPSILON * (w.abs() + 500.0), "{simd:?} {g} {w}");
             }
             let mut kept = Candidates::default();
-            kept.reset(7);
-            simd.scan_blocks(run, 40, &mut kept, &|p| u64::from(p));
+            kept.reset(simd, 7);
+            simd.scan_blocks(run, 40, [&mut kept]);
             kept.cut(&|p| u64::from(p));
             let mut found = kept.positions().to_vec();
             found.sort_unstable();
@@ -197,8 +197,8 @@ fn lookups_are_equal() {
                 want.truncate(keep);
                 for simd in Simd::available() {
                     let mut kept = Candidates::default();
-                    kept.reset(keep);
-                    simd.scan_pq(run, 40, &mut kept, &|p| u64::from(p));
+                    kept.reset(simd, keep);
+                    simd.scan_pq(run, 40, &mut kept);
                     kept.cut(&|p| u64::from(p));
                     let mut got: Vec<(f32, u64)> = kept
                         .positions()

@@ -1,4 +1,4 @@
-//! The router by SIMD: one scan of the centroid blocks against the running threshold.
+//! The router by SIMD: one scan of the centroid blocks against the running thresholds of several queries.
 
 use super::Router;
 use crate::{
@@ -7,24 +7,29 @@ use crate::{
     topk::Candidates,
 };
 
-/// The `n_probe` best lists and their scores, best first.
-pub(crate) fn route(
+/// The `n_probe` best lists of each query and their scores, best first. `room`: for as many queries or more.
+pub(crate) fn route<const N: usize>(
     simd: Simd,
     router: &Router,
-    query: &BlockQuery,
     n_probe: usize,
-    kept: &mut Candidates,
-    lists: &mut Vec<(u32, f32)>,
+    pairs: &mut [(&BlockQuery, &mut Vec<(u32, f32)>); N],
+    room: &mut [Candidates],
 ) {
+    let id_of = |list: u32| u64::from(list);
+    let Some(kept) = room.first_chunk_mut::<N>() else { return };
+    for kept in kept.iter_mut() {
+        kept.reset(simd, n_probe);
+    }
     let run = BlockRun {
         shape: router.shape,
         bytes: &router.blocks,
         n_vectors: router.n_lists,
-        query,
+        queries: pairs.each_ref().map(|(query, _)| *query),
         factor: router.metric.product_factor(),
     };
-    kept.reset(n_probe);
-    simd.scan_blocks(run, 0, kept, &|list| u64::from(list));
-    kept.cut(&|list| u64::from(list));
-    kept.sort_into(lists);
+    simd.scan_blocks(run, 0, kept.each_mut());
+    for (kept, (_, lists)) in kept.iter_mut().zip(pairs) {
+        kept.cut(&id_of);
+        kept.sort_into(&id_of, lists);
+    }
 }

@@ -1,10 +1,12 @@
-//! The transform by SIMD: W is read once, column sums stay in registers.
+//! The transform by SIMD: W is read once for several queries, column sums stay in registers.
 
 use super::Pca;
 use crate::simd::Simd;
 
-/// Reduced query into `y`, `[s]`.
-pub(crate) fn project(simd: Simd, pca: &Pca, q: &[f32], y: &mut Vec<f32>) {
-    y.resize(pca.s, 0.0);
-    simd.project_f16(&pca.w, q, y);
+/// Reduced queries, `[s]` each, beside the queries.
+pub(crate) fn project<const N: usize>(simd: Simd, pca: &Pca, mut pairs: [(&[f32], &mut Vec<f32>); N]) {
+    for (_, y) in &mut pairs {
+        y.resize(pca.s, 0.0);
+    }
+    simd.project_f16(&pca.w, pairs.map(|(q, y)| (q, &mut y[..])));
 }

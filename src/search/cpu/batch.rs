@@ -1,0 +1,184 @@
+//! Many queries at once.
+//!
+//! Pairs of a query and a list that it reads are grouped by list, so that a list comes from memory once for all of its
+//! queries, and kernels multiply it with several of them at a time.
+
+use super::{Pipeline, Room, Slot, TOGETHER};
+use crate::{
+    index::Model,
+    search::{Request, SearchError},
+    simd::Simd,
+    vectors::Vectors,
+};
+
+/// Queries on their way together, at most: enough for lists to be shared, few enough for their candidates to stay in cache.
+pub(in crate::search) const BATCH: usize = 1024;
+
+/// Candidates of all queries on their way, at most.
+const CANDIDATES_MAX: usize = 1 << 20;
+
+/// Readings of each list, on average, from which grouping by list pays.
+const SHARED_MIN: usize = 2;
+
+/// Memory that searches need, kept from one to the next.
+#[derive(Default)]
+pub(in crate::search) struct Scratch {
+    slots: Vec<Slot>,
+    room: Room,
+    groups: Groups,
+}
+
+/// Searches the queries from row `first` on, as many as `ids` has room for.
+pub(in crate::search) fn search<V: Vectors>(
+    model: &Model,
+    simd: Simd,
+    request: &Request<'_, V>,
+    first: usize,
+    ids: &mut [u64],
+    scores: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<(), SearchError> {
+    let (k, n_rerank) = (request.k, request.effort.n_rerank);
+    let pipeline = Pipeline { model, simd, n_probe: request.effort.n_probe, n_rerank };
+    let kept = n_rerank * model.lists.sizes().n_copies;
+    let at_once = BATCH.min(CANDIDATES_MAX / kept.max(1)).max(1);
+    for (i, (ids, scores)) in ids.chunks_mut(at_once * k).zip(scores.chunks_mut(at_once * k)).enumerate() {
+        let n = ids.len() / k;
+        if scratch.slots.len() < n {
+            scratch.slots.resize_with(n, Slot::default);
+        }
+        let slots = &mut scratch.slots[..n];
+        for (row, slot) in slots.iter_mut().enumerate() {
+            request.query(model, first + i * at_once + row, &mut slot.q)?;
+        }
+        let shared = n * request.effort.n_probe >= SHARED_MIN * model.lists.len();
+        if n >= TOGETHER && shared {
+            pipeline.together(slots, &mut scratch.room, &mut scratch.groups, k, ids, scores);
+        } else {
+            let found = ids.chunks_mut(k).zip(scores.chunks_mut(k));
+            for (slot, (ids, scores)) in slots.iter_mut().zip(found) {
+                pipeline.one(slot, &mut scratch.room, ids, scores);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Readings grouped by list.
+#[derive(Default)]
+struct Groups {
+    /// Where each list's readings begin, and where the last one's end.
+    starts: Vec<usize>,
+    /// Slot and the router's score of the list.
+    readings: Vec<(u32, f32)>,
+}
+
+impl Groups {
+    /// Groups the slots' probes.
+    fn fill(&mut self, slots: &[Slot], n_lists: usize) {
+        self.starts.clear();
+        self.starts.resize(n_lists + 2, 0);
+        // Two places on: counts become ends, then ends become beginnings as readings take their places.
+        for &(list, _) in slots.iter().flat_map(|slot| &slot.probes) {
+            self.starts[list as usize + 2] += 1;
+        }
+        for list in 0..n_lists {
+            self.starts[list + 2] += self.starts[list + 1];
+        }
+        self.readings.clear();
+        self.readings.resize(self.starts[n_lists + 1], (0, 0.0));
+        for (i, slot) in (0..).zip(slots) {
+            for &(list, base) in &slot.probes {
+                let at = &mut self.starts[list as usize + 1];
+                self.readings[*at] = (i, base);
+                *at += 1;
+            }
+        }
+    }
+
+    /// The readings of a list.
+    fn of(&self, list: usize) -> &[(u32, f32)] {
+        &self.readings[self.starts[list]..self.starts[list + 1]]
+    }
+}
+
+/// Calls `$one` for as many of the slots at once as are left, [`TOGETHER`] at most.
+macro_rules! in_groups {
+    ($slots:expr, $call:expr) => {{
+        let (four, rest) = $slots.as_chunks_mut::<TOGETHER>();
+        for slots in four {
+            $call(slots.each_mut());
+        }
+        rest
+    }};
+}
+
+impl Pipeline<'_> {
+    /// Searches all slots, stage by stage.
+    fn together(
+        self,
+        slots: &mut [Slot],
+        room: &mut Room,
+        groups: &mut Groups,
+        k: usize,
+        ids: &mut [u64],
+        scores: &mut [f32],
+    ) {
+        for slot in in_groups!(slots, |four| self.project::<TOGETHER>(four)) {
+            self.project([slot]);
+        }
+        for slot in slots.iter_mut() {
+            self.prepare(slot);
+        }
+        for slot in in_groups!(slots, |four| self.route::<TOGETHER>(four, room)) {
+            self.route([slot], room);
+        }
+        let n_lists = self.model.lists.len();
+        groups.fill(slots, n_lists);
+        self.scan_all(slots, room, groups);
+        for slot in slots.iter_mut() {
+            self.select(slot);
+        }
+        let found = ids.chunks_mut(k).zip(scores.chunks_mut(k));
+        for (i, (ids, scores)) in found.enumerate() {
+            if let Some(next) = slots.get(i + 1) {
+                self.prefetch_rows(next);
+            }
+            self.rerank(&slots[i], room, ids, scores);
+        }
+    }
+
+    /// Scans list by list.
+    fn scan_all(self, slots: &mut [Slot], room: &mut Room, groups: &Groups) {
+        for list in 0..self.model.lists.len() {
+            if list + 1 < self.model.lists.len() {
+                self.prefetch(list + 1);
+            }
+            let (four, rest) = groups.of(list).as_chunks::<TOGETHER>();
+            for readings in four {
+                self.scan_some(list, readings, slots, room);
+            }
+            let (two, rest) = rest.as_chunks::<2>();
+            for readings in two {
+                self.scan_some(list, readings, slots, room);
+            }
+            for reading in rest {
+                self.scan_some(list, &[*reading], slots, room);
+            }
+        }
+    }
+
+    fn scan_some<const N: usize>(
+        self,
+        list: usize,
+        readings: &[(u32, f32); N],
+        slots: &mut [Slot],
+        room: &mut Room,
+    ) {
+        let places = readings.map(|(slot, _)| slot as usize);
+        // A query reads a list once, so the places differ.
+        let Ok(slots) = slots.get_disjoint_mut(places) else { return };
+        let mut bases = readings.iter().map(|&(_, base)| base);
+        self.scan(list, slots.map(|slot| (slot, bases.next().unwrap_or(0.0))), room);
+    }
+}

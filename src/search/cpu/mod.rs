@@ -1,0 +1,214 @@
+//! The pipeline on the CPU.
+//!
+//! A query on its way is a [`Slot`]. One query goes through the stages by itself; of many, [`batch`] takes each stage for
+//! all, list by list. Both give the same answers to the last bit.
+
+mod batch;
+
+pub(super) use batch::{BATCH, Scratch, search};
+
+use crate::{
+    index::Model,
+    rows::RowQuery,
+    simd::Simd,
+    stage::{
+        rerank, router,
+        scorer::{self, Scorer, ScorerQuery, pq, rrr},
+        transform,
+    },
+    topk::Candidates,
+};
+
+/// A query, and what the stages have found for it.
+#[derive(Default)]
+struct Slot {
+    q: Vec<f32>,
+    query: ScorerQuery,
+    /// Lists to read, and the router's scores of them, best first.
+    probes: Vec<(u32, f32)>,
+    kept: Candidates,
+}
+
+/// Memory that no result lives in.
+#[derive(Default)]
+struct Room {
+    routed: [Candidates; TOGETHER],
+    rrr: [rrr::cpu::RrrScratch; TOGETHER],
+    exact_query: RowQuery,
+    exact: Candidates,
+    best: Vec<(u32, f32)>,
+}
+
+/// Queries that go through a kernel together, at most.
+const TOGETHER: usize = 4;
+
+/// One backend's view of an index.
+#[derive(Clone, Copy)]
+struct Pipeline<'a> {
+    model: &'a Model,
+    simd: Simd,
+    n_probe: usize,
+    n_rerank: usize,
+}
+
+impl Pipeline<'_> {
+    /// Searches a query by itself.
+    fn one(self, slot: &mut Slot, room: &mut Room, ids: &mut [u64], scores: &mut [f32]) {
+        self.project([slot]);
+        self.prepare(slot);
+        self.route([slot], room);
+        for i in 0..slot.probes.len() {
+            if let Some(&(next, _)) = slot.probes.get(i + 1) {
+                self.prefetch(next as usize);
+            }
+            let (list, base) = slot.probes[i];
+            self.scan(list as usize, [(slot, base)], room);
+        }
+        self.select(slot);
+        self.rerank(slot, room, ids, scores);
+    }
+
+    /// Reduces queries to the dimensions that are scored.
+    fn project<const N: usize>(self, mut slots: [&mut Slot; N]) {
+        match &self.model.transform {
+            Some(pca) => {
+                let pairs = slots.each_mut().map(|slot| (&slot.q[..], &mut slot.query.reduced));
+                transform::cpu::project(self.simd, pca, pairs);
+            }
+            None => {
+                for slot in slots {
+                    slot.query.reduced.clone_from(&slot.q);
+                }
+            }
+        }
+    }
+
+    /// Works out what router and scorer want to know of a reduced query.
+    fn prepare(self, slot: &mut Slot) {
+        let query = &mut slot.query;
+        let s = query.reduced.len();
+        // Room for whole pairs of groups, as 4-bit blocks want it.
+        query.blocks.codes.resize(s.next_multiple_of(8), 0);
+        query.blocks.first = query.reduced[0];
+        query.rest_sum = sum(&query.reduced[1..]);
+        (query.blocks.scale, query.blocks.sum) =
+            self.simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
+        match &self.model.scorer {
+            Scorer::Rrr(_) => {}
+            Scorer::Pq(pq) => query.tables.prepare(self.simd, pq, &query.reduced),
+            Scorer::Rows(rows) => rows.prepare(self.model.metric, &query.reduced, &mut query.rows),
+        }
+        // Among so many positions there are n_rerank points.
+        slot.kept.reset(self.simd, self.n_rerank * self.model.lists.sizes().n_copies);
+    }
+
+    /// Finds the lists to read.
+    fn route<const N: usize>(self, slots: [&mut Slot; N], room: &mut Room) {
+        let lists = &self.model.lists;
+        let Some(router) = &self.model.router else {
+            for slot in slots {
+                slot.probes.clear();
+                slot.probes.push((0, 0.0));
+            }
+            return;
+        };
+        let asked = (self.n_probe + lists.n_empty()).min(lists.len());
+        let mut probes = slots.map(|slot| (&slot.query.blocks, &mut slot.probes));
+        router::cpu::route(self.simd, router, asked, &mut probes, &mut room.routed);
+        if lists.n_empty() > 0 {
+            for (_, probes) in probes {
+                probes.retain(|&(list, _)| !lists.range(list as usize).is_empty());
+                probes.truncate(self.n_probe);
+            }
+        }
+    }
+
+    /// Asks for a list ahead of its scan.
+    fn prefetch(self, list: usize) {
+        match &self.model.scorer {
+            Scorer::Rrr(rrr) => rrr::cpu::prefetch(rrr, list),
+            Scorer::Pq(pq) => pq::cpu::prefetch(pq, list),
+            Scorer::Rows(_) => {}
+        }
+    }
+
+    /// Offers every point of a list to queries that read it, each with the router's score of the list.
+    fn scan<const N: usize>(self, list: usize, slots: [(&mut Slot, f32); N], room: &mut Room) {
+        let (model, simd) = (self.model, self.simd);
+        let range = model.lists.range(list);
+        match &model.scorer {
+            Scorer::Rrr(rrr) => {
+                let pairs = slots.map(|(slot, _)| (&slot.query, &mut slot.kept));
+                rrr::cpu::scan(simd, rrr, list, range, pairs, &mut room.rrr);
+            }
+            Scorer::Pq(pq) => {
+                for (slot, base) in slots {
+                    let tables = &slot.query.tables;
+                    pq::cpu::scan(simd, pq, list, range.clone(), tables, base, &mut slot.kept);
+                }
+            }
+            Scorer::Rows(rows) => {
+                for (slot, _) in slots {
+                    let (query, kept) = (&slot.query.rows, &mut slot.kept);
+                    scorer::rows::cpu::scan(simd, rows, model.metric, query, range.clone(), kept);
+                }
+            }
+        }
+    }
+
+    /// Cuts the candidates down to `n_rerank` points.
+    fn select(self, slot: &mut Slot) {
+        let lists = &self.model.lists;
+        slot.kept.cut(&|position| lists.id_at(position));
+        if lists.sizes().n_copies > 1 {
+            slot.kept.merge(self.n_rerank, |position| lists.point(position), &|point| lists.ids().get(point));
+        }
+    }
+
+    /// Asks for the rows that [`Pipeline::rerank`] begins with.
+    fn prefetch_rows(self, slot: &Slot) {
+        if let Some(rows) = &self.model.refine {
+            rerank::cpu::prefetch(rows, slot.kept.positions());
+        }
+    }
+
+    /// Scores the candidates exactly, if rows are stored, and writes the best of them.
+    fn rerank(self, slot: &Slot, room: &mut Room, ids: &mut [u64], scores: &mut [f32]) {
+        let (model, points) = (self.model, slot.kept.positions());
+        let id_of = |point: u32| model.lists.ids().get(point);
+        let exact = &mut room.exact;
+        exact.reset(self.simd, ids.len());
+        if let Some(rows) = &model.refine {
+            rows.prepare(model.metric, &slot.q, &mut room.exact_query);
+            rerank::cpu::scores(self.simd, rows, model.metric, &room.exact_query, points, |point, score| {
+                exact.push(score, u32::try_from(point).unwrap_or(u32::MAX));
+            });
+        } else {
+            let missing = if model.metric.is_l2() && model.scorer.omits_query_norm() {
+                self.simd.dot_f32(&slot.query.reduced, &slot.query.reduced)
+            } else {
+                0.0
+            };
+            for (&point, &score) in points.iter().zip(slot.kept.scores()) {
+                exact.push(score + missing, point);
+            }
+        }
+        exact.cut(&id_of);
+        exact.sort_into(&id_of, &mut room.best);
+        for ((id, score), &(point, found)) in ids.iter_mut().zip(scores).zip(&room.best) {
+            *id = id_of(point);
+            *score = model.metric.public_score(found);
+        }
+    }
+}
+
+/// Sum in eight interleaved parts, which compilers turn into vectors.
+fn sum(values: &[f32]) -> f32 {
+    let mut parts = [0.0; 8];
+    for chunk in values.chunks(8) {
+        for (part, v) in parts.iter_mut().zip(chunk) {
+            *part += v;
+        }
+    }
+    parts.iter().sum()
+}
