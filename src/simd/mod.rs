@@ -31,6 +31,7 @@ mod pq_neon;
 #[cfg(target_arch = "x86_64")]
 mod pq_x86;
 mod scalar;
+mod select;
 
 pub(crate) use portable::{CodeRoom, Codebooks, Points};
 pub(crate) use pq::PqRun;

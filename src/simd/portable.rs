@@ -5,12 +5,7 @@ use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use super::Level;
 use super::Simd;
-use crate::{
-    block::SCALE_MIN,
-    codes::PqShape,
-    spec::Bits,
-    topk::{key_score, order_key},
-};
+use crate::{block::SCALE_MIN, codes::PqShape, spec::Bits};
 
 /// Codewords, `[m][width][n_words]`.
 #[derive(Clone, Copy)]
@@ -113,14 +108,10 @@ kernels! {
 
     /// The places of the largest scores, best first, lower places first among equals. `scores` is spent.
     fn largest(scores: &mut [f32], out: &mut [u32]);
-
-    /// Moves the pairs of least scores to the front, in their order: at least `keep` of them, and no more than `most` unless
-    /// scores are equal. Returns their number and the largest score among them. There are more than `keep`.
-    fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -> (usize, f32);
 }
 
 mod loops {
-    use super::{Bits, CodeRoom, Codebooks, Points, SCALE_MIN, key_score, order_key};
+    use super::{Bits, CodeRoom, Codebooks, Points, SCALE_MIN};
 
     /// Sweeps of coordinate descent, at most. With 192 subspaces (115 659 sentence embeddings, all lists, no reranking)
     /// recall@10 was 0.855 after 2, 0.861 after 3, 0.876 after 10 and 0.875 after 20.
@@ -362,50 +353,5 @@ mod loops {
             }
             *place = at as u32;
         }
-    }
-
-    #[inline(always)]
-    pub fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -> (usize, f32) {
-        let within = |limit: f32| {
-            // Sums by lane stay in 32 bits: there are fewer than 2³² candidates.
-            let (chunks, rest) = scores.as_chunks::<LANES>();
-            let mut lanes = [0_u32; LANES];
-            for chunk in chunks {
-                for (lane, &score) in lanes.iter_mut().zip(chunk) {
-                    *lane += u32::from(score <= limit);
-                }
-            }
-            lanes.iter().sum::<u32>() as usize + rest.iter().filter(|&&score| score <= limit).count()
-        };
-        let (mut least, mut largest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        for chunk in scores.chunks(LANES) {
-            for ((least, largest), &score) in least.iter_mut().zip(&mut largest).zip(chunk) {
-                *least = if score < *least { score } else { *least };
-                *largest = if score > *largest { score } else { *largest };
-            }
-        }
-        // Keys of a score below which there may be too few, and of one that leaves at least `keep`.
-        let mut below = order_key(least.iter().fold(f32::INFINITY, |a, &b| a.min(b)));
-        let mut above = order_key(largest.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)));
-        while below < above {
-            let middle = below + (above - below) / 2;
-            let n = within(key_score(middle));
-            if n < keep {
-                below = middle + 1;
-            } else {
-                above = middle;
-                if n <= most {
-                    break;
-                }
-            }
-        }
-        let limit = key_score(above);
-        let mut n = 0;
-        for i in 0..scores.len().min(positions.len()) {
-            let (score, position) = (scores[i], positions[i]);
-            (scores[n], positions[n]) = (score, position);
-            n += usize::from(score <= limit);
-        }
-        (n, limit)
     }
 }
