@@ -71,8 +71,8 @@ unsafe fn project_columns<const T: usize, const N: usize>(
             }
         }
     }
-    for (sums, (_, y)) in sums.into_iter().zip(pairs) {
-        for (t, sum) in sums.into_iter().enumerate() {
+    for (sums, (_, y)) in sums.iter().zip(pairs) {
+        for (t, &sum) in sums.iter().enumerate() {
             // SAFETY: lanes past y's end are masked and not written.
             unsafe {
                 _mm512_mask_storeu_ps(y.as_mut_ptr().wrapping_add(at + 16 * t), masks[t], sum);
@@ -187,9 +187,9 @@ pub unsafe fn block_scores<const N: usize>(run: &BlockRun<'_, N>, mut out: [&mut
         // SAFETY: by 2, as many blocks stand at b and have their 16 places each in every `out`.
         unsafe {
             b += match n_blocks - b {
-                TILE.. => put(tile_scores::<TILE, N>(run, b), &mut out, b),
-                2.. => put(tile_scores::<2, N>(run, b), &mut out, b),
-                _ => put(tile_scores::<1, N>(run, b), &mut out, b),
+                TILE.. => put(&tile_scores::<TILE, N>(run, b), &mut out, b),
+                2.. => put(&tile_scores::<2, N>(run, b), &mut out, b),
+                _ => put(&tile_scores::<1, N>(run, b), &mut out, b),
             };
         }
     }
@@ -202,12 +202,12 @@ pub unsafe fn block_scores<const N: usize>(run: &BlockRun<'_, N>, mut out: [&mut
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn put<const T: usize, const N: usize>(
-    tile: [[__m512; T]; N],
+    tile: &[[__m512; T]; N],
     out: &mut [&mut [f32]; N],
     block: usize,
 ) -> usize {
-    for (scores, out) in tile.into_iter().zip(out) {
-        for (t, scores) in scores.into_iter().enumerate() {
+    for (scores, out) in tile.iter().zip(out) {
+        for (t, &scores) in scores.iter().enumerate() {
             // SAFETY: by 2.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((block + t) * BLOCK), scores) };
         }
@@ -234,9 +234,9 @@ pub unsafe fn scan_blocks<const N: usize>(
         // blocks writes one register of 16 and then moves on by its survivors.
         unsafe {
             seen += match run.n_blocks() - block {
-                TILE.. => keep(tile_scores::<TILE, N>(run, block), run.n_vectors, seen, base, tails),
-                2.. => keep(tile_scores::<2, N>(run, block), run.n_vectors, seen, base, tails),
-                _ => keep(tile_scores::<1, N>(run, block), run.n_vectors, seen, base, tails),
+                TILE.. => keep(&tile_scores::<TILE, N>(run, block), run.n_vectors, seen, base, tails),
+                2.. => keep(&tile_scores::<2, N>(run, block), run.n_vectors, seen, base, tails),
+                _ => keep(&tile_scores::<1, N>(run, block), run.n_vectors, seen, base, tails),
             };
         }
     }
@@ -250,7 +250,7 @@ pub unsafe fn scan_blocks<const N: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn keep<const T: usize, const N: usize>(
-    tile: [[__m512; T]; N],
+    tile: &[[__m512; T]; N],
     n_vectors: usize,
     seen: usize,
     base: u32,
@@ -258,9 +258,9 @@ unsafe fn keep<const T: usize, const N: usize>(
 ) -> usize {
     const { assert!(T * BLOCK <= APPEND) };
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (scores, tail) in tile.into_iter().zip(tails) {
+    for (scores, tail) in tile.iter().zip(tails) {
         let limit = _mm512_set1_ps(tail.threshold);
-        for (t, score) in scores.into_iter().enumerate() {
+        for (t, &score) in scores.iter().enumerate() {
             let at = seen + t * BLOCK;
             let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(low_lanes(n_vectors - at), score, limit);
             if mask != 0 {
