@@ -21,7 +21,7 @@
 
 use half::bf16;
 
-use crate::{format::ALIGN, spec::Bits};
+use crate::{format::ALIGN, simd::Simd, spec::Bits};
 
 /// Vectors in a block: one 512-bit register of 32-bit lanes.
 pub(crate) const BLOCK: usize = 16;
@@ -75,6 +75,7 @@ impl BlockShape {
     /// Writes a run of vectors, each `(first, quantised components, norm)`; places left over in the last block
     /// hold zeros. `out`: [`BlockShape::run_bytes`] long.
     pub fn encode<'v>(self, vectors: impl ExactSizeIterator<Item = (f32, &'v [f32], f32)>, out: &mut [u8]) {
+        let simd = Simd::detect();
         let n_blocks = vectors.len().div_ceil(BLOCK);
         let [first_at, norm_at, scale_at] = self.heads(n_blocks);
         let (codes, heads) = out.split_at_mut(first_at);
@@ -88,7 +89,7 @@ impl BlockShape {
             let codes = &mut codes[block * self.code_bytes()..(block + 1) * self.code_bytes()];
             let scale = match self.bits {
                 Bits::B8 => stored_scale(absmax(components) / 127.0),
-                Bits::B4 => best_scale(components, 7.0),
+                Bits::B4 => best_scale(simd, components, 7.0),
             };
             let mut put = |at: usize, bytes: &[u8]| {
                 let at = at - first_at + i * bytes.len();
@@ -192,7 +193,8 @@ fn absmax(values: &[f32]) -> f32 {
 
 /// `v` to the nearest integer, ties to even, for |v| below 2²². Adding 1.5·2²³ leaves no bit for fractions;
 /// unlike `round_ties_even` this is two additions on every instruction set.
-fn nearest(v: f32) -> f32 {
+#[inline(always)]
+pub(crate) fn nearest(v: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (v + SHIFT) - SHIFT
 }
@@ -205,31 +207,18 @@ fn code(v: f32, step: f32, limit: f32) -> u8 {
 
 /// The scale of least squared error among absmax/limit and shrunk ones: with few codes, clipping the
 /// largest value a little costs less than coarse steps everywhere.
-fn best_scale(values: &[f32], limit: f32) -> bf16 {
-    let top = absmax(values) / limit;
-    let mut best = (f32::INFINITY, stored_scale(top));
-    // 24 steps down to 0.54·absmax; a Gaussian's optimum for 15 levels lies near 0.8.
-    for i in 0..24_u8 {
-        let stored = stored_scale(top * (1.0 - 0.02 * f32::from(i)));
-        let scale = stored.to_f32();
-        if scale <= 0.0 {
-            break;
+fn best_scale(simd: Simd, values: &[f32], limit: f32) -> bf16 {
+    // Down to 0.54·absmax; a Gaussian's optimum for 15 levels lies near 0.8.
+    const SHARES: [f32; 24] = {
+        let mut shares = [1.0; 24];
+        let mut i = 1;
+        while i < shares.len() {
+            shares[i] = 1.0 - 0.02 * i as f32;
+            i += 1;
         }
-        let step = 1.0 / scale;
-        // In eight interleaved sums, which compilers turn into vectors.
-        let mut errors = [0.0_f32; 8];
-        for chunk in values.chunks(8) {
-            for (error, v) in errors.iter_mut().zip(chunk) {
-                let e = v - nearest((v * step).clamp(-limit, limit)) * scale;
-                *error += e * e;
-            }
-        }
-        let error: f32 = errors.iter().sum();
-        if error < best.0 {
-            best = (error, stored);
-        }
-    }
-    best.1
+        shares
+    };
+    simd.best_scale(values, absmax(values) / limit, limit, &SHARES)
 }
 
 #[cfg(test)]

@@ -30,6 +30,47 @@ impl Simd {
             _ => narrow(scores, positions, keep, most),
         }
     }
+
+    /// Appends the places of the scores that are at most `margin` above the least.
+    pub(crate) fn contenders(self, scores: &[f32], margin: f32, out: &mut Vec<u32>) {
+        match self.0 {
+            // SAFETY: the level is only made by `available`, which has seen these features.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Vbmi => unsafe { contenders_avx512(scores, margin, out) },
+            _ => {
+                let limit = scores.iter().copied().fold(f32::INFINITY, f32::min) + margin;
+                out.extend((0..).zip(scores).filter(|&(_, &score)| score <= limit).map(|(place, _)| place));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn contenders_avx512(scores: &[f32], margin: f32, out: &mut Vec<u32>) {
+    use std::arch::x86_64::*;
+
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut least = _mm512_set1_ps(rest.iter().copied().fold(f32::INFINITY, f32::min));
+    for chunk in chunks {
+        // SAFETY: 16 scores.
+        least = _mm512_min_ps(least, unsafe { _mm512_loadu_ps(chunk.as_ptr()) });
+    }
+    let limit = _mm512_reduce_min_ps(least) + margin;
+    for (first, chunk) in (0..).step_by(LANES).zip(chunks) {
+        // SAFETY: 16 scores.
+        let scores = unsafe { _mm512_loadu_ps(chunk.as_ptr()) };
+        let mut within = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(scores, _mm512_set1_ps(limit));
+        while within != 0 {
+            out.push(first + within.trailing_zeros());
+            within &= within - 1;
+        }
+    }
+    let first = scores.len() - rest.len();
+    let within = rest.iter().enumerate().filter(|&(_, &score)| score <= limit);
+    out.extend(within.map(|(lane, _)| u32::try_from(first + lane).unwrap_or(u32::MAX)));
 }
 
 /// The least limit within which there are at least `keep`, or a larger one with at most `most`. `bounds`: the least and

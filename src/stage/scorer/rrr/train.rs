@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use super::{A, B, RrrShape};
 use crate::{
     metric::Metric,
-    train::{kmeans::squared_norm, linalg, rotation},
+    train::{kmeans::squared_norm, linalg, normal, rotation},
 };
 
 /// Lists whose regressions a training query takes part in.
@@ -83,6 +83,7 @@ pub(crate) fn write(
 ) {
     let (Some(a), Some(mut b)) = (parts.remove(A), parts.remove(B)) else { return };
     let mix = rotation::random(shape.rank, rng);
+    let start = linalg::subspace(shape.s, (shape.rank + 1).min(shape.s), || normal(rng));
     let mut lists = Vec::new();
     for list in 0..points.members.offsets.len() - 1 {
         let (part, rest) = b.split_at_mut(shape.b_bytes(points.members.of(list).len()));
@@ -95,7 +96,7 @@ pub(crate) fn write(
             let visitors = queries.gather(list, shape.s, QUERIES_PER_DIM * shape.s);
             // Fewer queries than points: the points themselves stand in.
             let x = if visitors.len() < members.len() { members.clone() } else { visitors };
-            let (left, right) = regress(members.clone(), x, shape, &mix);
+            let (left, right) = regress(members.clone(), x, shape, &mix, start.as_ref());
             write_a(shape, left.as_ref(), a);
             write_b(shape, metric, right.as_ref(), &members, b);
         }
@@ -113,7 +114,14 @@ fn rescale(values: &mut [f32]) -> f32 {
 }
 
 /// The factors A `[s, r + 1]` and B `[r + 1, m]` for points `c` and training queries `x`, which are spent.
-fn regress(mut c: Vec<f32>, mut x: Vec<f32>, shape: RrrShape, mix: &Mat<f32>) -> (Mat<f32>, Mat<f32>) {
+/// `start`: what [`linalg::leading`] wants.
+fn regress(
+    mut c: Vec<f32>,
+    mut x: Vec<f32>,
+    shape: RrrShape,
+    mix: &Mat<f32>,
+    start: Option<&Mat<f32>>,
+) -> (Mat<f32>, Mat<f32>) {
     let (s, r) = (shape.s, shape.rank);
     // The map does not depend on the queries' scale; the points' is given back in equal parts.
     rescale(&mut x);
@@ -125,15 +133,12 @@ fn regress(mut c: Vec<f32>, mut x: Vec<f32>, shape: RrrShape, mix: &Mat<f32>) ->
     let n = (r + 1).min(s);
     let mut left = Mat::zeros(s, r + 1);
     let mut right = Mat::zeros(r + 1, points.nrows());
-    if let Ok(eigen) = second.self_adjoint_eigen(Side::Lower) {
-        let strongest = eigen.S()[s - 1].max(0.0);
-        // Eigenvalues ascend: the leading vectors are the last columns.
-        let u = Mat::from_fn(s, n, |i, j| eigen.U()[(i, s - 1 - j)]);
+    if let Some((u, variances)) = linalg::leading(second.as_ref(), n, start) {
+        let strongest = variances[0].max(0.0);
         let projected = u.transpose() * &m;
         let mut solved = u.clone();
         solve_upper_triangular_in_place(lower.transpose(), solved.as_mut(), Par::Seq);
-        for j in 0..n {
-            let variance = eigen.S()[s - 1 - j];
+        for (j, variance) in variances.into_iter().enumerate() {
             // Below f32's resolution of the strongest component there is only rounding.
             if variance <= strongest * f32::EPSILON {
                 break;
@@ -203,10 +208,7 @@ fn write_b(shape: RrrShape, metric: Metric, b: MatRef<'_, f32>, points: &[f32], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        spec::Bits,
-        train::{generator, normal},
-    };
+    use crate::{spec::Bits, train::generator};
 
     #[test]
     fn full_rank_regressions_are_exact() {
@@ -216,7 +218,7 @@ mod tests {
         let mix = rotation::random(16, &mut rng);
         let c: Vec<f32> = (0..40 * s).map(|_| normal(&mut rng)).collect();
         let x: Vec<f32> = (0..90 * s).map(|_| normal(&mut rng)).collect();
-        let (a, b) = regress(c.clone(), x.clone(), shape, &mix);
+        let (a, b) = regress(c.clone(), x.clone(), shape, &mix, None);
         let want = linalg::rows(&x, 90, s) * linalg::rows(&c, 40, s).transpose();
         let got = linalg::rows(&x, 90, s) * &a * &b;
         assert!((&want - &got).norm_max() < 1e-2 * want.norm_max());
@@ -233,7 +235,7 @@ mod tests {
         let x: Vec<f32> = (0..300 * s).map(|i| normal(&mut rng) / (1.0 + (s - 1 - i % s) as f32)).collect();
         let (xm, cm) = (linalg::rows(&x, 300, s), linalg::rows(&c, 100, s));
         let want = xm * cm.transpose();
-        let (a, b) = regress(c.clone(), x.clone(), shape, &mix);
+        let (a, b) = regress(c.clone(), x.clone(), shape, &mix, None);
         let regressed = (&want - xm * &a * &b).norm_l2();
         let svd = cm.thin_svd().unwrap();
         let v = svd.V().subcols(0, r + 1);
@@ -246,7 +248,7 @@ mod tests {
         let shape = RrrShape::new(20, 16, Bits::B4, Bits::B4, Metric::L2);
         let mix = rotation::random(16, &mut generator(5, "test"));
         for c in [vec![0.0; 20], vec![1.0; 60], vec![3e-20; 40]] {
-            let (a, b) = regress(c.clone(), c, shape, &mix);
+            let (a, b) = regress(c.clone(), c, shape, &mix, None);
             assert!(a.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
             assert!(b.as_ref().col_iter().flat_map(|c| c.iter()).all(|v| v.is_finite()));
         }
