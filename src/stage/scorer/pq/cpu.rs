@@ -28,7 +28,7 @@ impl PqTables {
 pub(crate) fn prefetch(pq: &Pq, list: usize) {
     let run = pq.run(list);
     // A page: from there on the hardware follows the stream. α stands in the last line.
-    simd::prefetch(&run[..run.len().min(16384)]);
+    simd::prefetch(&run[..run.len().min(4096)]);
     simd::prefetch(&run[run.len().saturating_sub(ALIGN)..]);
 }
 

@@ -10,9 +10,6 @@ use crate::{
     topk::Candidates,
 };
 
-/// Bytes of B asked for ahead.
-const AHEAD_MAX: usize = 16384;
-
 /// What a list's scan needs beside the query.
 #[derive(Default)]
 pub(crate) struct RrrScratch {
@@ -20,13 +17,13 @@ pub(crate) struct RrrScratch {
     rank: BlockQuery,
 }
 
-/// Asks for a list's A and B, ahead of its scan.
+/// Asks for a list's A and the head of its B, ahead of its scan.
 pub(crate) fn prefetch(rrr: &Rrr, list: usize) {
     let bytes = rrr.shape.a_bytes();
     simd::prefetch(&rrr.a[list * bytes..(list + 1) * bytes]);
     let b = rrr.b_of(list);
-    // Of long lists the hardware follows the stream.
-    simd::prefetch(&b[..b.len().min(AHEAD_MAX)]);
+    // Two blocks: from there on the hardware follows the stream.
+    simd::prefetch(&b[..(2 * rrr.shape.b.code_bytes()).min(b.len())]);
 }
 
 /// Offers every point of a list to the candidates of each query; `range` are its positions. `room`: for as many queries
