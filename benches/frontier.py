@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--nearfield", default="target/release/nearfield")
     parser.add_argument("--batch", default="1", help="1, all, or a number")
     parser.add_argument("--n-rerank", default="20,30,50,100,200")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement")
     args = parser.parse_args()
     print("| specification | a copy | build | size | " + " | ".join(f"{t:.2f}" for t in TARGETS) + " |")
     print("|---" * (4 + len(TARGETS)) + "|")
@@ -41,7 +42,7 @@ def main():
             n_lists = info["n_lists"]
             probes = sorted({max(1, round(n_lists * share)) for share in SHARES})
             efforts = ("--n-probe", ",".join(map(str, probes)), "--n-rerank", args.n_rerank, "--batch", args.batch)
-            rows = call(args.nearfield, "eval", index, args.queries, "--truth", args.truth, *efforts, "--device", "cpu", "--load", "--threads", "1", "--json")
+            rows = call(args.nearfield, "eval", index, args.queries, "--truth", args.truth, *efforts, "--device", "cpu", "--load", "--threads", "1", "--seconds", str(args.seconds), "--json")
             cells = []
             for target in TARGETS:
                 good = [row for row in rows if row["recall"] >= target]

@@ -126,7 +126,7 @@ pub fn exact(
                     for (i, (&product, &norm)) in products.iter().zip(&norms).enumerate() {
                         let score = norm + metric.product_factor() * product;
                         let position = u32::try_from(start + i).unwrap_or(u32::MAX);
-                        kept.push(score, position);
+                        kept.push(score, position, &|position| u64::from(position));
                     }
                 }
                 let done = done.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);

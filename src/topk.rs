@@ -95,10 +95,15 @@ impl Candidates {
 
     /// Fills the tail from `n` points: `scan(seen, tail)` goes on from point `seen` until it has no room for [`APPEND`] more
     /// and returns how far it came; nothing ends it.
-    pub fn fill(&mut self, n: usize, scan: impl Fn(usize, &mut Tail<'_>) -> Option<usize>) {
+    pub fn fill(
+        &mut self,
+        n: usize,
+        id_of: &impl Fn(u32) -> u64,
+        scan: impl Fn(usize, &mut Tail<'_>) -> Option<usize>,
+    ) {
         let mut seen = 0;
         while seen < n {
-            let mut tail = self.tail();
+            let mut tail = self.tail(id_of);
             let Some(reached) = scan(seen, &mut tail) else { return };
             let written = tail.written;
             seen = reached;
@@ -107,10 +112,8 @@ impl Candidates {
     }
 
     /// Where a kernel may write, with room for at least [`APPEND`].
-    pub fn tail(&mut self) -> Tail<'_> {
-        if self.is_full() {
-            self.narrow(self.keep + self.keep / 4);
-        }
+    pub fn tail(&mut self, id_of: &impl Fn(u32) -> u64) -> Tail<'_> {
+        self.make_room(id_of);
         let tail = self.len..self.keep + self.keep.max(SLACK_MIN) + APPEND;
         let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
         Tail { threshold: self.threshold, scores, positions, written: 0 }
@@ -122,17 +125,26 @@ impl Candidates {
     }
 
     /// Offers one candidate.
-    pub fn push(&mut self, score: f32, position: u32) {
+    pub fn push(&mut self, score: f32, position: u32, id_of: &impl Fn(u32) -> u64) {
         if score <= self.threshold {
-            if self.is_full() {
-                self.narrow(self.keep + self.keep / 4);
-                if score > self.threshold {
-                    return;
-                }
+            self.make_room(id_of);
+            if score > self.threshold {
+                return;
             }
             self.scores[self.len] = score;
             self.positions[self.len] = position;
             self.len += 1;
+        }
+    }
+
+    /// Makes room for [`APPEND`] more.
+    fn make_room(&mut self, id_of: &impl Fn(u32) -> u64) {
+        if self.is_full() {
+            self.narrow(self.keep + self.keep / 4);
+            if self.is_full() {
+                // So many scores are equal.
+                self.cut(id_of);
+            }
         }
     }
 
@@ -265,9 +277,9 @@ mod tests {
             kept.reset(Simd::detect(), keep);
             let half = scores.len() / 2;
             for (i, &s) in scores[..half].iter().enumerate() {
-                kept.push(s, u32::try_from(i).unwrap());
+                kept.push(s, u32::try_from(i).unwrap(), &id_of);
             }
-            kept.fill(scores.len() - half, |seen, tail| {
+            kept.fill(scores.len() - half, &id_of, |seen, tail| {
                 let mut at = half + seen;
                 while at < scores.len() && tail.has_room() {
                     if scores[at] <= tail.threshold {
@@ -301,7 +313,7 @@ mod tests {
             let mut kept = Candidates::default();
             kept.reset(Simd::detect(), keep * copies as usize);
             for (i, &s) in scores.iter().enumerate() {
-                kept.push(s, u32::try_from(i).unwrap());
+                kept.push(s, u32::try_from(i).unwrap(), &|position| id_of(point_of(position)));
             }
             kept.cut(&|position| id_of(point_of(position)));
             kept.merge(keep, point_of, &id_of);

@@ -132,17 +132,25 @@ fn results_are_padded() {
 
 #[test]
 fn batches_equal_single_queries_on_any_number_of_threads() {
-    let (base, queries) = (made(500, 24, 7), made(700, 24, 8));
-    let index = build("PCA20,IVF16,RRR16,Refine(f16)", Metric::Cosine, base.view());
-    let searcher = index.searcher(Device::cpu()).unwrap();
-    let params = SearchParams::new(10).n_probe(4).n_rerank(40);
-    let want = searcher.search(queries.view(), params.threads(1)).unwrap();
-    for threads in [0, 2, 5] {
-        assert_eq!(searcher.search(queries.view(), params.threads(threads)).unwrap(), want);
-    }
-    for (i, query) in queries.axis_chunks_iter(Axis(0), 1).enumerate() {
-        let one = searcher.search(query, params).unwrap();
-        assert_eq!(one.ids.row(0), want.ids.row(i));
-        assert_eq!(one.scores.row(0), want.scores.row(i));
+    // Enough queries for lists to be shared, and a number that leaves some over.
+    let (base, queries) = (made(500, 24, 7), made(203, 24, 8));
+    for spec in SPECS {
+        for metric in METRICS {
+            let index = build(spec, metric, base.view());
+            for device in devices() {
+                let searcher = index.searcher(device.clone()).unwrap();
+                let params = SearchParams::new(10).n_probe(4).n_rerank(40);
+                let mut want = searcher.search(queries.slice(s![..1, ..]), params).unwrap();
+                for row in 1..queries.nrows() {
+                    let one = searcher.search(queries.slice(s![row..=row, ..]), params).unwrap();
+                    want.ids.append(Axis(0), one.ids.view()).unwrap();
+                    want.scores.append(Axis(0), one.scores.view()).unwrap();
+                }
+                for threads in [1, 0, 3] {
+                    let got = searcher.search(queries.view(), params.threads(threads)).unwrap();
+                    assert_eq!(got, want, "{spec} {metric} {device:?} {threads} threads");
+                }
+            }
+        }
     }
 }

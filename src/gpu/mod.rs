@@ -23,5 +23,3 @@ pub use adapter::{AdapterSummary, GpuOptions, Tier};
 pub use device::Gpu;
 pub(crate) use device::{Buffer, Submission};
 pub use error::GpuError;
-pub use probe::Roof;
-pub use recording::{KernelTime, Profile};

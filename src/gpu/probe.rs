@@ -1,23 +1,12 @@
 //! What a device can do at most, measured: the limits that a profile holds its kernels against.
 
 use super::{
-    Gpu, GpuError, Profile,
+    Gpu, GpuError,
     kernel::{Kernel, Probe},
     layout::SelectParams,
     recording::{Cost, Grid, Recording},
 };
-
-/// Rates that small kernels of one purpose reach on a device.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Roof {
-    /// Bytes a second, read and written.
-    pub bytes: f64,
-    /// Int8 operations a second by `dot4I8Packed`, a multiplication with its addition counted as two.
-    pub int8_ops: f64,
-    /// f32 operations a second by multiply-add, counted as two.
-    pub f32_ops: f64,
-}
+use crate::profile::{Profile, Roof};
 
 /// Bytes copied on hardware, beyond its caches, and in software, where it only has to be long enough.
 const COPIED: [u64; 2] = [512 << 20, 64 << 20];

@@ -156,7 +156,12 @@ impl RowStore {
         }
     }
 
-    /// The bytes of a row, to be prefetched.
+    /// Values of a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The bytes of a row.
     pub fn row_bytes(&self, position: usize) -> &[u8] {
         let range = position * self.dim..(position + 1) * self.dim;
         match &self.rows {

@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ndarray::{Array2, ArrayView2};
 
 #[cfg(feature = "gpu")]
-use crate::gpu::{Gpu, GpuError, Profile};
+use crate::gpu::{Gpu, GpuError};
 use crate::{
     device::{Device, DeviceError, DeviceInfo},
     index::Model,
+    profile::Profile,
     simd::Simd,
     topk::NO_ID,
     train::kmeans::normalise,
@@ -118,8 +119,8 @@ pub enum SearchError {
     #[cfg(feature = "gpu")]
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// The device has no clock of its own.
-    #[error("profile: {0} has no timestamps by kernel; GPUs with timestamp queries do")]
+    /// The device has no clock.
+    #[error("profile: {0} does not tell where its time goes; the CPU does, and GPUs with timestamp queries")]
     NoProfile(String),
 }
 
@@ -256,26 +257,26 @@ impl Searcher {
     /// # Errors
     /// As [`Searcher::search`].
     pub fn search_vectors(&self, queries: &impl Vectors, params: SearchParams) -> Result<Hits, SearchError> {
-        self.run_all(
-            queries,
-            params,
-            #[cfg(feature = "gpu")]
-            None,
-        )
+        self.run_all(queries, params, None)
     }
 
-    /// A search, and where its time on the GPU went. Kernels then run one after the other, so the search as a whole
-    /// takes a little longer.
+    /// A search, and where its time went. On a GPU kernels then run one after the other, so the search as a whole
+    /// takes a little longer; on the CPU a few clock readings a query are added.
     ///
     /// # Errors
-    /// As [`Searcher::search`], and [`SearchError::NoProfile`] where the device has no timestamps.
-    #[cfg(feature = "gpu")]
+    /// As [`Searcher::search`], and [`SearchError::NoProfile`] for the reference and for a GPU without timestamps.
     pub fn profile(
         &self,
         queries: &impl Vectors,
         params: SearchParams,
     ) -> Result<(Hits, Profile), SearchError> {
-        if !self.gpu().is_some_and(Gpu::has_timestamps) {
+        let has_clock = match &self.backend {
+            Backend::Host(Host::Cpu(_)) => true,
+            Backend::Host(Host::Reference) => false,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.gpu().has_timestamps(),
+        };
+        if !has_clock {
             return Err(SearchError::NoProfile(self.device.name.clone()));
         }
         let mut profile = Profile::default();
@@ -287,7 +288,7 @@ impl Searcher {
         &self,
         queries: &impl Vectors,
         params: SearchParams,
-        #[cfg(feature = "gpu")] profile: Option<&mut Profile>,
+        profile: Option<&mut Profile>,
     ) -> Result<Hits, SearchError> {
         let (n, d, k) = (queries.n_rows(), queries.dim(), params.k);
         check_shape("queries", n, d, Some(self.model.dim))?;
@@ -300,7 +301,9 @@ impl Searcher {
         let ids = filled(n, k, NO_ID);
         let scores = filled(n, k, self.model.metric.worst_score());
         let (Some(mut ids), Some(mut scores)) = (ids, scores) else { return Err(too_large) };
-        let request = Request { queries, effort: self.effort(params), k };
+        let times = Mutex::new(Profile::default());
+        let clock = profile.is_some().then_some(&times);
+        let request = Request { queries, effort: self.effort(params), k, clock };
         let host = match &self.backend {
             Backend::Host(host) => *host,
             #[cfg(feature = "gpu")]
@@ -323,6 +326,9 @@ impl Searcher {
                     .map_err(|e| SearchError::Threads(e.to_string()))?
                     .install(spread)?,
             }
+        }
+        if let Some(profile) = profile {
+            profile.add(&times.into_inner().unwrap_or_else(PoisonError::into_inner));
         }
         Ok(Hits { ids, scores })
     }
@@ -384,6 +390,8 @@ struct Request<'a, V> {
     queries: &'a V,
     effort: Effort,
     k: usize,
+    /// Where stages on the CPU add their times.
+    clock: Option<&'a Mutex<Profile>>,
 }
 
 impl<V: Vectors> Request<'_, V> {

@@ -244,16 +244,19 @@ impl Simd {
         run: BlockRun<'_, N>,
         base: u32,
         kept: [&mut Candidates; N],
+        id_of: &impl Fn(u32) -> u64,
     ) {
         run.check();
         #[cfg(target_arch = "x86_64")]
         if let Level::Avx512 | Level::Avx512Vbmi = self.0 {
             // SAFETY: the level is only made by `available`, which has seen the features; the run is checked.
-            return offer(&run, kept, |seen, tails| unsafe { avx512::scan_blocks(&run, seen, base, tails) });
+            return offer(&run, kept, id_of, |seen, tails| unsafe {
+                avx512::scan_blocks(&run, seen, base, tails)
+            });
         }
         for (query, kept) in run.queries.into_iter().zip(kept) {
             let run = run.alone(query);
-            offer(&run, [kept], |seen, tails| dispatch!(self, scan_blocks(&run, seen, base, tails)));
+            offer(&run, [kept], id_of, |seen, tails| dispatch!(self, scan_blocks(&run, seen, base, tails)));
         }
     }
 
@@ -298,11 +301,12 @@ impl Simd {
 fn offer<const N: usize>(
     run: &BlockRun<'_, N>,
     mut kept: [&mut Candidates; N],
+    id_of: &impl Fn(u32) -> u64,
     scan: impl Fn(usize, &mut [Tail<'_>; N]) -> usize,
 ) {
     let mut seen = 0;
     while seen < run.n_vectors {
-        let mut tails = kept.each_mut().map(|kept| kept.tail());
+        let mut tails = kept.each_mut().map(|kept| kept.tail(id_of));
         seen = scan(seen, &mut tails);
         let written = tails.map(|tail| tail.written);
         for (kept, written) in kept.iter_mut().zip(written) {

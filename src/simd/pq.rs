@@ -65,11 +65,17 @@ impl PqRun<'_> {
 
 impl Simd {
     /// Offers every point's score to `kept`, point `i` under position `base + i`.
-    pub(crate) fn scan_pq(self, run: PqRun<'_>, base: u32, kept: &mut Candidates) {
+    pub(crate) fn scan_pq(
+        self,
+        run: PqRun<'_>,
+        base: u32,
+        kept: &mut Candidates,
+        id_of: &impl Fn(u32) -> u64,
+    ) {
         run.check();
         let terms = run.shape.terms_at(run.n_vectors)..;
         let least = if run.shape.has_norm { self.least(&run.bytes[terms][..run.n_vectors * 4]) } else { 0.0 };
-        kept.fill(run.n_vectors, |seen, tail| {
+        kept.fill(run.n_vectors, id_of, |seen, tail| {
             let limit = run.limit(tail.threshold, least)?;
             let mut out = Survivors { base, limit, tail };
             Some(match (self.0, run.shape.bits) {

@@ -61,6 +61,14 @@ fn projections_are_equal_on_integers() {
                 simd.project_f16(&w, [(&q, &mut got)]);
                 SCALAR.project_f16(&w, [(&q, &mut want)]);
                 assert_eq!(got, want, "{simd:?} d={d} s={s}");
+                let queries = [6, 5, 7, 8].map(|seed| integers(d, seed));
+                let mut all = [(); 4].map(|()| vec![9.0; s]);
+                let mut pairs = queries.iter().zip(all.iter_mut());
+                simd.project_f16(
+                    &w,
+                    [(); 4].map(|()| pairs.next().map(|(q, y)| (&q[..], &mut y[..])).unwrap()),
+                );
+                assert_eq!(all[1], want, "{simd:?} d={d} s={s}");
             }
         }
     }
@@ -114,9 +122,20 @@ proptest! {
                 // One fused product and sum against two roundings.
                 prop_assert!((g - w).abs() <= 4.0 * f32::EPSILON * (w.abs() + 500.0), "{simd:?} {g} {w}");
             }
+            // Of several queries each gets the scores it gets alone, to the last bit.
+            let others = [1, 2, 3].map(|i| run_of(n, width, bits, has_norm, seed + i).2);
+            let queries = [&others[0], &query, &others[1], &others[2]];
+            let together = BlockRun { shape, bytes: &blocks, n_vectors: n, queries, factor: -2.0 };
+            let mut all = [(); 4].map(|()| vec![0.0; places]);
+            simd.block_scores(together, all.each_mut().map(|out| &mut out[..]));
+            let mut alone = vec![0.0; places];
+            for (query, all) in queries.iter().zip(&all) {
+                simd.block_scores(together.alone(query), [&mut alone]);
+                prop_assert_eq!(&alone, all);
+            }
             let mut kept = Candidates::default();
             kept.reset(simd, 7);
-            simd.scan_blocks(run, 40, [&mut kept]);
+            simd.scan_blocks(run, 40, [&mut kept], &|p| u64::from(p));
             kept.cut(&|p| u64::from(p));
             let mut found = kept.positions().to_vec();
             found.sort_unstable();
@@ -198,7 +217,7 @@ fn lookups_are_equal() {
                 for simd in Simd::available() {
                     let mut kept = Candidates::default();
                     kept.reset(simd, keep);
-                    simd.scan_pq(run, 40, &mut kept);
+                    simd.scan_pq(run, 40, &mut kept, &|p| u64::from(p));
                     kept.cut(&|p| u64::from(p));
                     let mut got: Vec<(f32, u64)> = kept
                         .positions()
@@ -280,6 +299,34 @@ fn the_largest_come_in_order() {
             let mut out = vec![0; n];
             simd.largest(&mut scores, &mut out);
             assert_eq!(out, order, "{simd:?}, {n}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn narrowing_leaves_the_least(
+        scores in proptest::collection::vec(-40_i8..40, 2..700), keep in 1_usize..600, slack in 0_usize..100,
+    ) {
+        let scores: Vec<f32> = scores.into_iter().map(|v| f32::from(v) / 8.0).collect();
+        prop_assume!(keep < scores.len());
+        let mut sorted = scores.clone();
+        sorted.sort_by(f32::total_cmp);
+        for simd in Simd::available() {
+            let (mut left, mut places) = (scores.clone(), (0..u32::try_from(scores.len()).unwrap()).collect::<Vec<_>>());
+            let (n, limit) = simd.narrow(&mut left, &mut places, keep, keep + slack);
+            // All within the limit and nothing else, in their order.
+            let want: Vec<u32> = (0..).zip(&scores).filter(|&(_, &v)| v <= limit).map(|(i, _)| i).collect();
+            prop_assert_eq!(&places[..n], &want[..]);
+            prop_assert!(left[..n].iter().zip(&want).all(|(&v, &i)| v == scores[i as usize]));
+            prop_assert!(n >= keep && limit >= sorted[keep - 1]);
+            // More than were wanted only where scores are equal.
+            prop_assert!(n <= keep + slack || limit == sorted[keep - 1], "{} of {} + {}", n, keep, slack);
+            let mut found = Vec::new();
+            simd.contenders(&scores, 0.5, &mut found);
+            let want: Vec<u32> =
+                (0..).zip(&scores).filter(|&(_, &v)| v <= sorted[0] + 0.5).map(|(i, _)| i).collect();
+            prop_assert_eq!(found, want);
         }
     }
 }

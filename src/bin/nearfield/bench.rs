@@ -61,8 +61,7 @@ pub struct Args {
     device: Vec<String>,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Print where the time on each GPU goes, kernel by kernel, on stderr; with --json in each row.
-    #[cfg(feature = "gpu")]
+    /// Print where the time goes, on stderr: on the CPU stage by stage, on GPUs kernel by kernel; with --json in each row.
     #[arg(long)]
     profile: bool,
     /// Threads on the CPU; all cores if not given.
@@ -227,18 +226,16 @@ fn index(args: &Args, base: &impl Vectors) -> Result<Index, CliError> {
 struct Measured {
     hits: Hits,
     p50: Duration,
-    /// Where one call's time on the device goes, where it has a clock.
-    #[cfg(feature = "gpu")]
+    /// Where one call's time goes, where the device has a clock.
     profile: Option<nearfield::Profile>,
+    on_gpu: bool,
 }
 
 impl Measured {
-    /// Time of all kernels of one call.
+    /// Time of all kernels of one call, on a GPU.
     fn kernels(&self) -> Option<Duration> {
-        #[cfg(feature = "gpu")]
-        return self.profile.as_ref().map(|profile| Duration::from_secs_f64(profile.seconds()));
-        #[cfg(not(feature = "gpu"))]
-        None
+        let profile = self.profile.as_ref().filter(|_| self.on_gpu);
+        profile.map(|profile| Duration::from_secs_f64(profile.seconds()))
     }
 }
 
@@ -255,8 +252,11 @@ fn measure(searcher: &Searcher, rows: &Array2<f32>, params: SearchParams) -> Res
     Ok(Measured {
         hits,
         p50: calls[calls.len() / 2],
-        #[cfg(feature = "gpu")]
         profile: searcher.profile(&rows.view(), params).ok().map(|(_, profile)| profile),
+        #[cfg(feature = "gpu")]
+        on_gpu: searcher.gpu().is_some(),
+        #[cfg(not(feature = "gpu"))]
+        on_gpu: false,
     })
 }
 
@@ -278,7 +278,6 @@ fn print(
     let qps = batch as f64 / measured.p50.as_secs_f64();
     if json {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        #[cfg_attr(not(feature = "gpu"), allow(unused_mut, reason = "GPUs add to it"))]
         let mut row = json!({
             "spec": index.spec().to_string(), "metric": index.metric().to_string(),
             "device": searcher.device().name, "why": searcher.device().reason, "k": args.k,
@@ -287,7 +286,6 @@ fn print(
             "kernels_ms": measured.kernels().map(ms), "recall": recall, "agree": agree,
             "index_bytes": index.n_bytes(),
         });
-        #[cfg(feature = "gpu")]
         if let (true, Some(profile)) = (args.profile, &measured.profile) {
             let kernels: serde_json::Map<String, serde_json::Value> = profile
                 .kernels
@@ -309,7 +307,6 @@ fn print(
         measured.kernels().map_or_else(|| "-".to_owned(), report::duration),
         searcher.device().name
     ))?;
-    #[cfg(feature = "gpu")]
     if let (true, Some(profile)) = (args.profile, &measured.profile) {
         eprintln!("batch {batch} on {}:", searcher.device().name);
         report::profile(searcher, profile);

@@ -170,11 +170,14 @@ pub fn searcher(index: &Path, device: &DeviceArgs, load: bool) -> Result<(Index,
     Ok((index, searcher))
 }
 
-/// Prints where the time on a GPU went, beside what the device can do.
-#[cfg(feature = "gpu")]
+/// Prints where the time went, beside what a GPU can do.
+#[cfg_attr(not(feature = "gpu"), allow(unused_variables, reason = "a searcher knows its GPU"))]
 pub fn profile(searcher: &Searcher, profile: &nearfield::Profile) {
     // Without measured limits the table still stands.
+    #[cfg(feature = "gpu")]
     let roof = searcher.gpu().and_then(|gpu| gpu.roof().ok());
+    #[cfg(not(feature = "gpu"))]
+    let roof: Option<nearfield::Roof> = None;
     if let Some(roof) = &roof {
         eprintln!(
             "measured limits: {:.1} GB/s, {:.1} Gop/s in int8, {:.1} Gop/s in f32",

@@ -31,8 +31,7 @@ pub struct Args {
     /// Threads; all cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Print where the time on the GPU went, kernel by kernel, on stderr.
-    #[cfg(feature = "gpu")]
+    /// Print where the time went, on stderr: on the CPU stage by stage, on a GPU kernel by kernel.
     #[arg(long)]
     profile: bool,
     /// Write the ids to this .npy file (i64, −1 where there is no neighbour) instead of stdout.
@@ -92,12 +91,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let mut ids = Vec::new();
     let mut scores = Vec::new();
     let mut missing = 0;
-    #[cfg(feature = "gpu")]
     let mut profile = nearfield::Profile::default();
     let bar = report::bar("search", n as u64);
     for start in (0..n).step_by(STEP) {
         let window = Window { vectors: &queries, start, n_rows: STEP.min(n - start) };
-        #[cfg(feature = "gpu")]
         let hits = if args.profile {
             let (hits, times) = searcher.profile(&window, params).map_err(|e| named(e, start))?;
             profile.add(&times);
@@ -105,8 +102,6 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         } else {
             searcher.search_vectors(&window, params).map_err(|e| named(e, start))?
         };
-        #[cfg(not(feature = "gpu"))]
-        let hits = searcher.search_vectors(&window, params).map_err(|e| named(e, start))?;
         missing += hits.ids.iter().filter(|&&id| id == NO_ID).count();
         if args.output.is_some() || args.scores.is_some() {
             ids.extend(hits.ids.iter().copied());
@@ -118,7 +113,6 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         bar.inc(window.n_rows as u64);
     }
     bar.finish_and_clear();
-    #[cfg(feature = "gpu")]
     if args.profile {
         report::profile(&searcher, &profile);
     }

@@ -3,7 +3,7 @@
 //! Pairs of a query and a list that it reads are grouped by list, so that a list comes from memory once for all of its
 //! queries, and kernels multiply it with several of them at a time.
 
-use super::{Pipeline, Room, Slot, TOGETHER};
+use super::{Pipeline, Room, Slot, TOGETHER, clock::Cost};
 use crate::{
     index::Model,
     search::{Request, SearchError},
@@ -42,6 +42,7 @@ pub(in crate::search) fn search<V: Vectors>(
     let pipeline = Pipeline { model, simd, n_probe: request.effort.n_probe, n_rerank };
     let kept = n_rerank * model.lists.sizes().n_copies;
     let at_once = BATCH.min(CANDIDATES_MAX / kept.max(1)).max(1);
+    scratch.room.clock.start(request.clock.is_some());
     for (i, (ids, scores)) in ids.chunks_mut(at_once * k).zip(scores.chunks_mut(at_once * k)).enumerate() {
         let n = ids.len() / k;
         if scratch.slots.len() < n {
@@ -60,6 +61,9 @@ pub(in crate::search) fn search<V: Vectors>(
                 pipeline.one(slot, &mut scratch.room, ids, scores);
             }
         }
+    }
+    if let Some(profile) = request.clock {
+        scratch.room.clock.empty_into(profile);
     }
     Ok(())
 }
@@ -124,11 +128,11 @@ impl Pipeline<'_> {
         ids: &mut [u64],
         scores: &mut [f32],
     ) {
-        for slot in in_groups!(slots, |four| self.project::<TOGETHER>(four)) {
-            self.project([slot]);
+        for slot in in_groups!(slots, |four| self.project::<TOGETHER>(four, room)) {
+            self.project([slot], room);
         }
         for slot in slots.iter_mut() {
-            self.prepare(slot);
+            self.prepare(slot, room);
         }
         for slot in in_groups!(slots, |four| self.route::<TOGETHER>(four, room)) {
             self.route([slot], room);
@@ -136,8 +140,9 @@ impl Pipeline<'_> {
         let n_lists = self.model.lists.len();
         groups.fill(slots, n_lists);
         self.scan_all(slots, room, groups);
+        room.clock.stage("score", false, slots.len(), || self.cost_of_all(slots));
         for slot in slots.iter_mut() {
-            self.select(slot);
+            self.select(slot, room);
         }
         let found = ids.chunks_mut(k).zip(scores.chunks_mut(k));
         for (i, (ids, scores)) in found.enumerate() {
@@ -146,6 +151,18 @@ impl Pipeline<'_> {
             }
             self.rerank(&slots[i], room, ids, scores);
         }
+    }
+
+    /// What it takes to score the lists of all slots, each list read once.
+    fn cost_of_all(self, slots: &[Slot]) -> Cost {
+        let mut bytes = vec![0; self.model.lists.len()];
+        let mut ops = 0;
+        for &(list, _) in slots.iter().flat_map(|slot| &slot.probes) {
+            let cost = self.cost_of_list(list as usize);
+            bytes[list as usize] = cost.bytes;
+            ops += cost.ops;
+        }
+        Cost { bytes: bytes.into_iter().sum(), ops }
     }
 
     /// Scans list by list.

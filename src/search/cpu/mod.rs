@@ -4,8 +4,10 @@
 //! all, list by list. Both give the same answers to the last bit.
 
 mod batch;
+mod clock;
 
 pub(super) use batch::{BATCH, Scratch, search};
+use clock::{Clock, Cost};
 
 use crate::{
     index::Model,
@@ -37,6 +39,7 @@ struct Room {
     exact_query: RowQuery,
     exact: Candidates,
     best: Vec<(u32, f32)>,
+    clock: Clock,
 }
 
 /// Queries that go through a kernel together, at most.
@@ -54,8 +57,8 @@ struct Pipeline<'a> {
 impl Pipeline<'_> {
     /// Searches a query by itself.
     fn one(self, slot: &mut Slot, room: &mut Room, ids: &mut [u64], scores: &mut [f32]) {
-        self.project([slot]);
-        self.prepare(slot);
+        self.project([slot], room);
+        self.prepare(slot, room);
         self.route([slot], room);
         for i in 0..slot.probes.len() {
             if let Some(&(next, _)) = slot.probes.get(i + 1) {
@@ -64,16 +67,39 @@ impl Pipeline<'_> {
             let (list, base) = slot.probes[i];
             self.scan(list as usize, [(slot, base)], room);
         }
-        self.select(slot);
+        room.clock.stage("score", false, 1, || self.cost_of(slot));
+        self.select(slot, room);
         self.rerank(slot, room, ids, scores);
     }
 
+    /// What it takes to score a query's lists.
+    fn cost_of(self, slot: &Slot) -> Cost {
+        let costs = slot.probes.iter().map(|&(list, _)| self.cost_of_list(list as usize));
+        costs.fold(Cost::default(), |sum, cost| Cost {
+            bytes: sum.bytes + cost.bytes,
+            ops: sum.ops + cost.ops,
+        })
+    }
+
+    /// What it takes to score a list for one query.
+    fn cost_of_list(self, list: usize) -> Cost {
+        let n = self.model.lists.range(list).len();
+        let (bytes, ops) = match &self.model.scorer {
+            Scorer::Rrr(rrr) => rrr.cost(list, n),
+            Scorer::Pq(pq) => pq.cost(list, n),
+            Scorer::Rows(rows) => (n * rows.row_bytes(0).len(), 2 * n * rows.dim()),
+        };
+        Cost { bytes, ops }
+    }
+
     /// Reduces queries to the dimensions that are scored.
-    fn project<const N: usize>(self, mut slots: [&mut Slot; N]) {
+    fn project<const N: usize>(self, mut slots: [&mut Slot; N], room: &mut Room) {
         match &self.model.transform {
             Some(pca) => {
                 let pairs = slots.each_mut().map(|slot| (&slot.q[..], &mut slot.query.reduced));
                 transform::cpu::project(self.simd, pca, pairs);
+                let values = pca.n_values();
+                room.clock.stage("project", true, N, || Cost { bytes: 2 * values, ops: 2 * N * values });
             }
             None => {
                 for slot in slots {
@@ -84,7 +110,7 @@ impl Pipeline<'_> {
     }
 
     /// Works out what router and scorer want to know of a reduced query.
-    fn prepare(self, slot: &mut Slot) {
+    fn prepare(self, slot: &mut Slot, room: &mut Room) {
         let query = &mut slot.query;
         let s = query.reduced.len();
         // Room for whole pairs of groups, as 4-bit blocks want it.
@@ -100,6 +126,7 @@ impl Pipeline<'_> {
         }
         // Among so many positions there are n_rerank points.
         slot.kept.reset(self.simd, self.n_rerank * self.model.lists.sizes().n_copies);
+        room.clock.stage("prepare", true, 1, Cost::default);
     }
 
     /// Finds the lists to read.
@@ -121,6 +148,10 @@ impl Pipeline<'_> {
                 probes.truncate(self.n_probe);
             }
         }
+        room.clock.stage("route", false, N, || {
+            let bytes = router.n_bytes();
+            Cost { bytes, ops: 2 * N * bytes }
+        });
     }
 
     /// Asks for a list ahead of its scan.
@@ -136,33 +167,35 @@ impl Pipeline<'_> {
     fn scan<const N: usize>(self, list: usize, slots: [(&mut Slot, f32); N], room: &mut Room) {
         let (model, simd) = (self.model, self.simd);
         let range = model.lists.range(list);
+        let id_of = |position: u32| model.lists.id_at(position);
         match &model.scorer {
             Scorer::Rrr(rrr) => {
                 let pairs = slots.map(|(slot, _)| (&slot.query, &mut slot.kept));
-                rrr::cpu::scan(simd, rrr, list, range, pairs, &mut room.rrr);
+                rrr::cpu::scan(simd, rrr, list, range, pairs, &mut room.rrr, &id_of);
             }
             Scorer::Pq(pq) => {
                 for (slot, base) in slots {
                     let tables = &slot.query.tables;
-                    pq::cpu::scan(simd, pq, list, range.clone(), tables, base, &mut slot.kept);
+                    pq::cpu::scan(simd, pq, list, range.clone(), tables, base, &mut slot.kept, &id_of);
                 }
             }
             Scorer::Rows(rows) => {
                 for (slot, _) in slots {
                     let (query, kept) = (&slot.query.rows, &mut slot.kept);
-                    scorer::rows::cpu::scan(simd, rows, model.metric, query, range.clone(), kept);
+                    scorer::rows::cpu::scan(simd, rows, model.metric, query, range.clone(), kept, &id_of);
                 }
             }
         }
     }
 
     /// Cuts the candidates down to `n_rerank` points.
-    fn select(self, slot: &mut Slot) {
+    fn select(self, slot: &mut Slot, room: &mut Room) {
         let lists = &self.model.lists;
         slot.kept.cut(&|position| lists.id_at(position));
         if lists.sizes().n_copies > 1 {
             slot.kept.merge(self.n_rerank, |position| lists.point(position), &|point| lists.ids().get(point));
         }
+        room.clock.stage("select", true, 1, Cost::default);
     }
 
     /// Asks for the rows that [`Pipeline::rerank`] begins with.
@@ -181,7 +214,7 @@ impl Pipeline<'_> {
         if let Some(rows) = &model.refine {
             rows.prepare(model.metric, &slot.q, &mut room.exact_query);
             rerank::cpu::scores(self.simd, rows, model.metric, &room.exact_query, points, |point, score| {
-                exact.push(score, u32::try_from(point).unwrap_or(u32::MAX));
+                exact.push(score, u32::try_from(point).unwrap_or(u32::MAX), &id_of);
             });
         } else {
             let missing = if model.metric.is_l2() && model.scorer.omits_query_norm() {
@@ -190,7 +223,7 @@ impl Pipeline<'_> {
                 0.0
             };
             for (&point, &score) in points.iter().zip(slot.kept.scores()) {
-                exact.push(score + missing, point);
+                exact.push(score + missing, point, &id_of);
             }
         }
         exact.cut(&id_of);
@@ -199,6 +232,10 @@ impl Pipeline<'_> {
             *id = id_of(point);
             *score = model.metric.public_score(found);
         }
+        room.clock.stage("rerank", true, 1, || {
+            let bytes = model.refine.as_ref().map_or(0, |rows| rows.row_bytes(0).len());
+            Cost { bytes: points.len() * bytes, ops: 2 * points.len() * slot.q.len() }
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{BatchPlan, GpuScorer, GpuSearcher, lane::Scratch, padded, plan::Round};
 use crate::{
     gpu::{
-        Buffer, GpuError, Profile,
+        Buffer, GpuError,
         kernel::{Plan, SORT_MAX, TILE_POINTS, Tie},
         layout::{ScanParams, narrow},
         pages::PageId,
@@ -33,7 +33,7 @@ pub(super) struct Chunk<'a> {
     pub model: &'a Model,
     pub recording: Recording,
     pub params: &'a mut Option<Buffer>,
-    pub profile: Option<&'a mut Profile>,
+    pub profile: Option<&'a mut crate::profile::Profile>,
     pub scratch: Scratch,
     pub plan: &'a BatchPlan,
     pub n_rows: usize,

@@ -21,7 +21,7 @@ use self::{
 use super::{Request, SearchError};
 use crate::{
     gpu::{
-        Buffer, Gpu, GpuError, Profile, Submission,
+        Buffer, Gpu, GpuError, Submission,
         kernel::{Plan, Tie},
         layout::narrow,
         pages::{Pages, upload},
@@ -221,7 +221,7 @@ impl GpuSearcher {
         ids: &mut [u64],
         scores: &mut [f32],
         threads: usize,
-        mut profile: Option<&mut Profile>,
+        mut profile: Option<&mut crate::profile::Profile>,
     ) -> Result<(), SearchError> {
         let n = request.queries.n_rows();
         let effort = request.effort;
@@ -323,7 +323,7 @@ impl GpuSearcher {
         (plan, n_probe, n_rerank, k): (&BatchPlan, usize, usize, usize),
         rows: usize,
         lane: &mut Lane,
-        profile: Option<&mut Profile>,
+        profile: Option<&mut crate::profile::Profile>,
     ) -> Result<Submission, GpuError> {
         let scratch = lane.fit(&self.gpu, &self.sizes(model, plan, n_probe, k, rows))?;
         let read_bytes = (rows * k * 8) as u64;

@@ -27,7 +27,7 @@ pub(crate) fn route<const N: usize>(
         queries: pairs.each_ref().map(|(query, _)| *query),
         factor: router.metric.product_factor(),
     };
-    simd.scan_blocks(run, 0, kept.each_mut());
+    simd.scan_blocks(run, 0, kept.each_mut(), &id_of);
     for (kept, (_, lists)) in kept.iter_mut().zip(pairs) {
         kept.cut(&id_of);
         kept.sort_into(&id_of, lists);

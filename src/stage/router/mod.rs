@@ -77,6 +77,11 @@ impl Router {
         rounded
     }
 
+    /// Bytes that a query reads.
+    pub fn n_bytes(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Reads the tensor.
     pub fn open(image: &Arc<Image>, n_lists: usize, s: usize, metric: Metric) -> Result<Self, OpenError> {
         let shape = shape(s, metric);

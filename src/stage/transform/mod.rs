@@ -46,6 +46,11 @@ impl Pca {
         vec![TensorDecl::new::<f16>(W, &[d, s])]
     }
 
+    /// Values of W.
+    pub fn n_values(&self) -> usize {
+        self.w.len()
+    }
+
     /// Reads the tensor.
     pub fn open(image: &Arc<Image>, d: usize, s: usize) -> Result<Self, OpenError> {
         let w: View<f16> = image.view(W, &[d, s])?;

@@ -42,6 +42,7 @@ pub(crate) fn scan(
     tables: &PqTables,
     base: f32,
     kept: &mut Candidates,
+    id_of: &impl Fn(u32) -> u64,
 ) {
     let (bytes, n_vectors) = (pq.run(list), range.len());
     let run = PqRun {
@@ -53,5 +54,5 @@ pub(crate) fn scan(
         step: tables.step,
     };
     // Positions are below 2³².
-    simd.scan_pq(run, u32::try_from(range.start).unwrap_or(u32::MAX), kept);
+    simd.scan_pq(run, u32::try_from(range.start).unwrap_or(u32::MAX), kept, id_of);
 }

@@ -89,6 +89,11 @@ impl Pq {
         Ok(Self { shape, metric, codebooks, codes, starts })
     }
 
+    /// Bytes that scoring a list of `n` points reads, and its lookups.
+    pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
+        (self.run(list).len(), self.shape.m * n)
+    }
+
     /// The run of a list.
     fn run(&self, list: usize) -> &[u8] {
         &self.codes[self.starts[list]..self.starts[list + 1]]

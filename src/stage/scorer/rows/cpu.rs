@@ -17,9 +17,10 @@ pub(crate) fn scan(
     query: &RowQuery,
     list: Range<usize>,
     kept: &mut Candidates,
+    id_of: &impl Fn(u32) -> u64,
 ) {
     rows.scores(simd, metric, query, list, |position, score| {
         // Positions are below 2³²: an index holds no more points.
-        kept.push(score, u32::try_from(position).unwrap_or(u32::MAX));
+        kept.push(score, u32::try_from(position).unwrap_or(u32::MAX), id_of);
     });
 }

@@ -28,6 +28,7 @@ pub(crate) fn prefetch(rrr: &Rrr, list: usize) {
 
 /// Offers every point of a list to the candidates of each query; `range` are its positions. `room`: for as many queries
 /// or more.
+#[allow(clippy::too_many_arguments, reason = "the loop's state, one thing each")]
 pub(crate) fn scan<const N: usize>(
     simd: Simd,
     rrr: &Rrr,
@@ -35,6 +36,7 @@ pub(crate) fn scan<const N: usize>(
     range: Range<usize>,
     pairs: [(&ScorerQuery, &mut Candidates); N],
     room: &mut [RrrScratch],
+    id_of: &impl Fn(u32) -> u64,
 ) {
     let Some(room) = room.first_chunk_mut::<N>() else { return };
     if range.is_empty() {
@@ -68,5 +70,5 @@ pub(crate) fn scan<const N: usize>(
     };
     // Positions are below 2³²: an index holds no more points.
     let base = u32::try_from(range.start).unwrap_or(u32::MAX);
-    simd.scan_blocks(b, base, pairs.map(|(_, kept)| kept));
+    simd.scan_blocks(b, base, pairs.map(|(_, kept)| kept), id_of);
 }

@@ -130,6 +130,12 @@ impl Rrr {
         Ok(Self { shape, metric, a, b, starts })
     }
 
+    /// Bytes that scoring a list of `n` points reads, and its operations.
+    pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
+        let bytes = self.shape.a_bytes() + self.b_of(list).len();
+        (bytes, 2 * (self.shape.s + n) * (self.shape.rank + 1))
+    }
+
     /// A list's A.
     fn a_of(&self, list: usize) -> ListA<'_> {
         let bytes = self.shape.a_bytes();

@@ -1,0 +1,48 @@
+//! Times of the stages, taken when somebody asks.
+
+use std::{collections::BTreeMap, sync::Mutex, time::Instant};
+
+use crate::profile::{KernelTime, Profile};
+
+/// What a stage's work cannot do without.
+#[derive(Clone, Copy, Default)]
+pub struct Cost {
+    /// Bytes of the index that are read.
+    pub bytes: usize,
+    /// Arithmetic operations, a multiplication with its addition counted as two.
+    pub ops: usize,
+}
+
+/// A clock that runs or stands still.
+#[derive(Default)]
+pub struct Clock {
+    /// The end of the last stage, if it runs.
+    last: Option<Instant>,
+    stages: BTreeMap<&'static str, KernelTime>,
+}
+
+impl Clock {
+    /// Starts it, or lets it stand.
+    pub fn start(&mut self, runs: bool) {
+        self.last = runs.then(Instant::now);
+    }
+
+    /// The time since the last call was spent on `stage`, once for `calls` queries.
+    pub fn stage(&mut self, stage: &'static str, is_float: bool, calls: usize, cost: impl FnOnce() -> Cost) {
+        let Some(last) = &mut self.last else { return };
+        let (time, cost, now) = (self.stages.entry(stage).or_default(), cost(), Instant::now());
+        time.dispatches += calls as u64;
+        time.seconds += now.duration_since(*last).as_secs_f64();
+        time.bytes += cost.bytes as f64;
+        time.ops += cost.ops as f64;
+        time.is_float = is_float;
+        *last = now;
+    }
+
+    /// Adds what it has counted to a profile and begins anew.
+    pub fn empty_into(&mut self, profile: &Mutex<Profile>) {
+        let kernels = std::mem::take(&mut self.stages).into_iter();
+        let times = Profile { kernels: kernels.map(|(stage, time)| (stage.to_owned(), time)).collect() };
+        profile.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&times);
+    }
+}
