@@ -52,14 +52,9 @@ pub(in crate::search) fn search<V: Vectors>(
         for (row, slot) in slots.iter_mut().enumerate() {
             request.query(model, first + i * at_once + row, &mut slot.q)?;
         }
-        let shared = n * request.effort.n_probe >= SHARED_MIN * model.lists.len();
-        if n >= TOGETHER && shared {
-            pipeline.together(slots, &mut scratch.room, &mut scratch.groups, k, ids, scores);
-        } else {
-            let found = ids.chunks_mut(k).zip(scores.chunks_mut(k));
-            for (slot, (ids, scores)) in slots.iter_mut().zip(found) {
-                pipeline.one(slot, &mut scratch.room, ids, scores);
-            }
+        match slots {
+            [slot] => pipeline.one(slot, &mut scratch.room, ids, scores),
+            _ => pipeline.together(slots, &mut scratch.room, &mut scratch.groups, k, ids, scores),
         }
     }
     if let Some(profile) = request.clock {
@@ -138,8 +133,14 @@ impl Pipeline<'_> {
             self.route([slot], room);
         }
         let n_lists = self.model.lists.len();
-        groups.fill(slots, n_lists);
-        self.scan_all(slots, room, groups);
+        if slots.len() * self.n_probe >= SHARED_MIN * n_lists {
+            groups.fill(slots, n_lists);
+            self.scan_all(slots, room, groups);
+        } else {
+            for slot in slots.iter_mut() {
+                self.scan_own(slot, room);
+            }
+        }
         room.clock.stage("score", false, slots.len(), || self.cost_of_all(slots));
         for slot in slots.iter_mut() {
             self.select(slot, room);

@@ -60,6 +60,14 @@ impl Pipeline<'_> {
         self.project([slot], room);
         self.prepare(slot, room);
         self.route([slot], room);
+        self.scan_own(slot, room);
+        room.clock.stage("score", false, 1, || self.cost_of(slot));
+        self.select(slot, room);
+        self.rerank(slot, room, ids, scores);
+    }
+
+    /// Scans the lists of one query, the best one first.
+    fn scan_own(self, slot: &mut Slot, room: &mut Room) {
         for i in 0..slot.probes.len() {
             if let Some(&(next, _)) = slot.probes.get(i + 1) {
                 self.prefetch(next as usize);
@@ -67,9 +75,6 @@ impl Pipeline<'_> {
             let (list, base) = slot.probes[i];
             self.scan(list as usize, [(slot, base)], room);
         }
-        room.clock.stage("score", false, 1, || self.cost_of(slot));
-        self.select(slot, room);
-        self.rerank(slot, room, ids, scores);
     }
 
     /// What it takes to score a query's lists.
