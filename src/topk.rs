@@ -140,7 +140,7 @@ impl Candidates {
     /// Makes room for [`APPEND`] more.
     fn make_room(&mut self, id_of: &impl Fn(u32) -> u64) {
         if self.is_full() {
-            self.narrow(self.keep + self.keep / 4);
+            self.narrow(self.keep + self.keep / 2);
             if self.is_full() {
                 // So many scores are equal.
                 self.cut(id_of);
