@@ -3,7 +3,7 @@
 
     python benches/peers/made.py FOLDER --n 1000000 --dim 384
 
-Unit rows, half precision, for ip. A row is a topic plus a subtopic plus noise of its own. All three have a spectrum that decays like
+Unit rows, half precision, for ip. A row is a topic plus 0.7 subtopics plus noise of its own. All three have a spectrum that decays like
 i^(-1/2), in one randomly turned basis; topics and subtopics are drawn with Zipf's weights, so that some are crowded and
 most are not. Queries are drawn alike and are not in the base. One seed makes the same set everywhere.
 """
@@ -18,6 +18,7 @@ def main():
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--noise", type=float, default=0.4, help="a row's own part beside its topic's")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nearfield", default="target/release/nearfield")
     args = parser.parse_args()
@@ -34,7 +35,7 @@ def main():
 
     def rows(n):
         chosen = [rng.choice(len(w), n, p=w / w.sum()) for w in weights]
-        x = topics[chosen[0]] + subtopics[chosen[1]] + draw(n)
+        x = topics[chosen[0]] + 0.7 * subtopics[chosen[1]] + args.noise * draw(n)
         x = x @ turn
         return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
 
