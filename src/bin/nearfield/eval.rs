@@ -54,6 +54,9 @@ pub struct Args {
     /// Time that one measurement takes at least, three runs in any case.
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     seconds: f64,
+    /// Print where the time of one more run goes, on stderr: on the CPU stage by stage, on a GPU kernel by kernel.
+    #[arg(long)]
+    profile: bool,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -150,6 +153,14 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
                 depths.chain([args.k]).map(|n| (n, recall.of_nearest(ids.slice(s![.., ..n])))).collect();
             let found = (recall.of(ids), nearest);
             print(&index, &searcher, args.k, batch, threads, effort, found, &measured, json)?;
+            if args.profile {
+                let mut profile = nearfield::Profile::default();
+                for start in (0..n).step_by(batch) {
+                    let queries = queries.slice(s![start..n.min(start + batch), ..]);
+                    profile.add(&searcher.profile(&queries, params)?.1);
+                }
+                report::profile(&searcher, &profile);
+            }
         }
     }
     Ok(())
