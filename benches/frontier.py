@@ -9,7 +9,7 @@ through some n_probe and n_rerank; the fastest that reaches each recall counts. 
 """
 import argparse, json, os, subprocess, sys, tempfile
 
-SHARES = [0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.03, 0.045, 0.065, 0.1, 0.14, 0.2]
+SHARES = [0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.03, 0.045, 0.065, 0.1, 0.14, 0.2, 0.3, 0.45]
 TARGETS = [0.90, 0.95, 0.99]
 
 
@@ -27,6 +27,7 @@ def main():
     parser.add_argument("metric", choices=("ip", "cosine", "l2"))
     parser.add_argument("specs", nargs="+")
     parser.add_argument("--nearfield", default="target/release/nearfield")
+    parser.add_argument("--train-queries", help="a sample of queries, where they are of another kind than the points")
     parser.add_argument("--batch", default="1", help="1, all, or a number")
     parser.add_argument("--n-rerank", default="20,30,50,100,200")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement")
@@ -37,6 +38,8 @@ def main():
         index = os.path.join(folder, "index.nf")
         for spec in args.specs:
             build = ("build", args.base, "-o", index, "--spec", spec, "--metric", args.metric, "--threads", "1", "--json")
+            if args.train_queries:
+                build += ("--train-queries", args.train_queries)
             [built] = call(args.nearfield, *build)
             [info] = call(args.nearfield, "info", index, "--json")
             n_lists = info["n_lists"]

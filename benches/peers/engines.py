@@ -6,7 +6,7 @@ import json, math, os, subprocess, tempfile, time
 
 import numpy as np
 
-SHARES = [0.004, 0.006, 0.009, 0.014, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.25, 0.4]
+SHARES = [0.004, 0.006, 0.009, 0.014, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.25, 0.4, 0.6]
 WIDTHS = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 400, 600]
 
 
@@ -314,10 +314,12 @@ class Nearfield(Engine):
         if d <= 128:
             return [f"IVF{n_lists},APQ{d // 2}x4,Refine(f16)", f"IVF{n_lists}(soar),APQ{d // 2}x4,Refine(f16)"]
         if metric == "l2":
-            return [f"PCA128,IVF{n_lists // 4},RRR32,Refine({rows})" for rows in ("f16", "sq8")]
-        s = min(192, d)
-        scorers = [f"RRR{s // 3 // 16 * 16}x4", f"APQ{s // 3}x4"]
-        return [f"PCA{s},IVF{n_lists}(soar),{scorer},Refine({rows})" for scorer in scorers for rows in ("f16", "sq8")]
+            scorers = [(f"PCA128,IVF{n_lists // 4},RRR32", "f16"), (f"PCA128,IVF{n_lists // 4},RRR48x4", "sq8"), (f"PCA96,IVF{n_lists // 4},RRR32", "sq8")]
+        else:
+            s = min(192, d)
+            rrr, pq = f"PCA{s},IVF{n_lists}(soar),RRR{s // 3 // 16 * 16}x4", f"PCA{s},IVF{2 * n_lists}(soar),APQ{s // 3}x4"
+            scorers = [(rrr, "f16"), (rrr, "sq8"), (pq, "f16"), (pq.replace("soar", "soar=3"), "f16")]
+        return [f"{scorer},Refine({rows})" for scorer, rows in scorers]
 
     def run(self, *command):
         done = subprocess.run([self.data.nearfield, *map(str, command), "--json"], capture_output=True, text=True)
