@@ -138,7 +138,8 @@ pub(crate) fn filled<T: Clone>(n: usize, k: usize, value: T) -> Option<Array2<T>
 
 /// Runs searches of one index on one device.
 ///
-/// Batches are spread over threads; a single query runs on the calling thread.
+/// Batches are spread over threads, and on a thread go through the stages together; a single query runs on the calling
+/// thread. Which way changes the speed, never the answer.
 pub struct Searcher {
     model: Arc<Model>,
     backend: Backend,
@@ -153,7 +154,7 @@ enum Backend {
     Gpu(Box<gpu::GpuSearcher>),
 }
 
-/// Backends that search query by query, on any number of threads.
+/// Backends that take queries piece by piece, on any number of threads.
 #[derive(Clone, Copy)]
 enum Host {
     Cpu(Simd),
