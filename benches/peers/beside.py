@@ -185,7 +185,24 @@ def near_best(points):
     return keep
 
 
+def summary(points, k, targets):
+    """A row a recall and way of searching, a column an engine."""
+    names = sorted(dict.fromkeys(p.engine.name for p in points), key=lambda name: name != "nearfield")
+    lines = [f"\nqueries a second at recall@{k}; in brackets nearfield's over the best peer's", ""]
+    lines += [f"| recall@{k} | | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for target in targets:
+        for way, text in (("single", "one at a time"), ("batch", "batches of 1 000")):
+            speeds = {name: speed_at([p for p in points if p.engine.name == name], way, target)[0] for name in names}
+            best = max((speed or 0.0 for name, speed in speeds.items() if name != "nearfield"), default=0.0)
+            cells = ["not reached" if speed is None else f"{speed:,.0f}" for speed in speeds.values()]
+            if speeds.get("nearfield") and best:
+                cells[0] += f" ({speeds['nearfield'] / best:.2f})"
+            lines.append(f"| {target:.2f} | {text} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def table(points, k, targets):
+    """Everything about the setting at or above each recall."""
     names = list(dict.fromkeys(p.engine.name for p in points))
     lines = [f"\nrecall@{k}; in brackets nearfield's speed over this peer's", ""]
     lines += ["| recall | engine | one at a time | batch of 1 000 | p50 µs | p99 µs | build s | MB | index, setting |", "|---" * 9 + "|"]
@@ -275,7 +292,9 @@ def main():
             for _ in range(args.rounds):
                 for point in points:
                     measure(point, data, args.seconds)
-            print(table(points, k, [float(r) for r in args.recalls.split(",")]), flush=True)
+            targets = [float(r) for r in args.recalls.split(",")]
+            print(summary(points, k, targets))
+            print(table(points, k, targets), flush=True)
             if args.out:
                 os.makedirs(args.out, exist_ok=True)
                 with open(f"{args.out}/at{k}.jsonl", "w") as file:

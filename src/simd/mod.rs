@@ -202,6 +202,14 @@ impl Simd {
         }
     }
 
+    /// Whether kernels take several queries at a time.
+    pub(crate) fn takes_several(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self.0, Level::Avx512 | Level::Avx512Vbmi);
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// `y = qW` for pairs of a query and its result. `w`: `[q.len(), y.len()]` row-major.
     pub(crate) fn project_f16<const N: usize>(self, w: &[f16], pairs: [(&[f32], &mut [f32]); N]) {
         let (d, s) = pairs.first().map_or((0, 0), |(q, y)| (q.len(), y.len()));

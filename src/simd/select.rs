@@ -38,7 +38,7 @@ impl Simd {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Vbmi => unsafe { contenders_avx512(scores, margin, out) },
             _ => {
-                let limit = scores.iter().copied().fold(f32::INFINITY, f32::min) + margin;
+                let limit = bounds_of(scores).0 + margin;
                 out.extend((0..).zip(scores).filter(|&(_, &score)| score <= limit).map(|(place, _)| place));
             }
         }
@@ -93,8 +93,9 @@ fn limit(bounds: (f32, f32), keep: usize, most: usize, within: impl Fn(f32) -> u
     key_score(above)
 }
 
+/// The least and the largest score.
 #[inline(always)]
-fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -> (usize, f32) {
+fn bounds_of(scores: &[f32]) -> (f32, f32) {
     let (mut least, mut largest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     for chunk in scores.chunks(LANES) {
         for ((least, largest), &score) in least.iter_mut().zip(&mut largest).zip(chunk) {
@@ -102,10 +103,13 @@ fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -
             *largest = if score > *largest { score } else { *largest };
         }
     }
-    let bounds = (
-        least.iter().copied().fold(f32::INFINITY, f32::min),
-        largest.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-    );
+    let least = least.into_iter().fold(f32::INFINITY, f32::min);
+    (least, largest.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+#[inline(always)]
+fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -> (usize, f32) {
+    let bounds = bounds_of(scores);
     let limit = limit(bounds, keep, most, |limit| {
         let (chunks, rest) = scores.as_chunks::<LANES>();
         let mut lanes = [0_u32; LANES];
@@ -126,11 +130,47 @@ fn narrow(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -
 }
 
 /// # Safety
-/// The machine has AVX2.
+/// 1. The machine has AVX2. 2. Scores and positions are equally many.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn narrow_avx2(scores: &mut [f32], positions: &mut [u32], keep: usize, most: usize) -> (usize, f32) {
-    narrow(scores, positions, keep, most)
+    use std::arch::x86_64::*;
+
+    let whole = scores.len() / 8 * 8;
+    // SAFETY: eight scores from `i` on, for `i` below `whole`.
+    let within = |scores: &[f32], i: usize, limit: __m256| unsafe {
+        _mm256_cmp_ps::<_CMP_LE_OQ>(_mm256_loadu_ps(scores.as_ptr().add(i)), limit)
+    };
+    let limit = limit(bounds_of(scores), keep, most, |limit| {
+        let limits = _mm256_set1_ps(limit);
+        let mut sum = _mm256_setzero_si256();
+        for i in (0..whole).step_by(8) {
+            // All bits set are −1.
+            sum = _mm256_sub_epi32(sum, _mm256_castps_si256(within(scores, i, limits)));
+        }
+        let mut lanes = [0_u32; 8];
+        // SAFETY: eight lanes.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+        lanes.iter().sum::<u32>() as usize + scores[whole..].iter().filter(|&&score| score <= limit).count()
+    });
+    let mut n = 0;
+    let mut put = |scores: &mut [f32], i: usize| {
+        (scores[n], positions[n]) = (scores[i], positions[i]);
+        n += 1;
+    };
+    for i in (0..whole).step_by(8) {
+        let mut mask = _mm256_movemask_ps(within(scores, i, _mm256_set1_ps(limit))).unsigned_abs();
+        while mask != 0 {
+            put(scores, i + mask.trailing_zeros() as usize);
+            mask &= mask - 1;
+        }
+    }
+    for i in whole..scores.len() {
+        if scores[i] <= limit {
+            put(scores, i);
+        }
+    }
+    (n, limit)
 }
 
 /// # Safety
