@@ -9,7 +9,7 @@ through some n_probe and n_rerank; the fastest that reaches each recall counts. 
 """
 import argparse, json, os, subprocess, sys, tempfile
 
-SHARES = [0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.03, 0.045, 0.065, 0.1, 0.14, 0.2, 0.3, 0.45]
+SHARES = [0.001, 0.002, 0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.03, 0.045, 0.065, 0.1, 0.14, 0.2, 0.3, 0.45]
 TARGETS = [0.90, 0.95, 0.99]
 
 

@@ -6,14 +6,14 @@ import json, math, os, subprocess, tempfile, time
 
 import numpy as np
 
-SHARES = [0.004, 0.006, 0.009, 0.014, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.25, 0.4, 0.6]
+SHARES = [0.001, 0.002, 0.004, 0.006, 0.009, 0.014, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.25, 0.4, 0.6]
 WIDTHS = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 400, 600]
 
 
 def grid(n_lists, k, most=800):
     """Lists to read and candidates to score exactly: few go with few, many with many."""
-    for share in SHARES:
-        lists = max(1, round(n_lists * share))
+    shares = {max(1, round(n_lists * share)): share for share in SHARES}
+    for lists, share in shares.items():
         for n in (2 * k, 3 * k, 5 * k, 10 * k, 20 * k, 40 * k, 80 * k):
             wide = n / k
             if n > most * max(1, k // 20) or (wide >= 20 and share < 0.02) or (wide >= 40 and share < 0.07) or (wide <= 3 and share > 0.1):

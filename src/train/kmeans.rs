@@ -129,8 +129,9 @@ impl Centroids {
         BlockShape::new(self.s - 1, Bits::B8, true)
     }
 
-    /// For each of `n` points, which `read` appends to a buffer range by range: `settle(point, scores, doubt, contenders, out)` with
-    /// its scores `bias − ⟨x, c⟩` by int8, how far they may lie apart and yet be in question, and room.
+    /// The `top` lists of each of `n` points, which `read` appends to a buffer range by range, as
+    /// `settle(point, scores, doubt, contenders, out)` chooses them: `scores` are `bias − ⟨x, c⟩` by int8, which may lie
+    /// `doubt` apart and yet be in question; `contenders` is room.
     fn meet(
         &self,
         n: usize,

@@ -102,17 +102,6 @@ impl Groups {
     }
 }
 
-/// Calls `$one` for as many of the slots at once as are left, [`TOGETHER`] at most.
-macro_rules! in_groups {
-    ($slots:expr, $call:expr) => {{
-        let (four, rest) = $slots.as_chunks_mut::<TOGETHER>();
-        for slots in four {
-            $call(slots.each_mut());
-        }
-        rest
-    }};
-}
-
 impl Pipeline<'_> {
     /// Searches all slots, stage by stage.
     fn together(
@@ -124,13 +113,21 @@ impl Pipeline<'_> {
         ids: &mut [u64],
         scores: &mut [f32],
     ) {
-        for slot in in_groups!(slots, |four| self.project::<TOGETHER>(four, room)) {
+        let (fours, rest) = slots.as_chunks_mut::<TOGETHER>();
+        for four in fours.iter_mut() {
+            self.project(four.each_mut(), room);
+        }
+        for slot in rest.iter_mut() {
             self.project([slot], room);
         }
         for slot in slots.iter_mut() {
             self.prepare(slot, room);
         }
-        for slot in in_groups!(slots, |four| self.route::<TOGETHER>(four, room)) {
+        let (fours, rest) = slots.as_chunks_mut::<TOGETHER>();
+        for four in fours.iter_mut() {
+            self.route(four.each_mut(), room);
+        }
+        for slot in rest.iter_mut() {
             self.route([slot], room);
         }
         let n_lists = self.model.lists.len();
@@ -177,12 +174,12 @@ impl Pipeline<'_> {
             if list + 1 < self.model.lists.len() {
                 self.prefetch(list + 1);
             }
-            let (four, rest) = groups.of(list).as_chunks::<TOGETHER>();
-            for readings in four {
+            let (fours, rest) = groups.of(list).as_chunks::<TOGETHER>();
+            for readings in fours {
                 self.scan_some(list, readings, slots, room);
             }
-            let (two, rest) = rest.as_chunks::<2>();
-            for readings in two {
+            let (pairs, rest) = rest.as_chunks::<2>();
+            for readings in pairs {
                 self.scan_some(list, readings, slots, room);
             }
             for reading in rest {
