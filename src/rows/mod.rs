@@ -156,6 +156,15 @@ impl RowStore {
         }
     }
 
+    /// Bytes of all rows.
+    pub fn n_bytes(&self) -> usize {
+        match &self.rows {
+            Rows::F32(rows) => size_of_val::<[f32]>(rows),
+            Rows::F16(rows) => size_of_val::<[f16]>(rows),
+            Rows::Sq8 { codes, .. } => codes.len(),
+        }
+    }
+
     /// Values of a row.
     pub fn dim(&self) -> usize {
         self.dim

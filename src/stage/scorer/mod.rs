@@ -27,6 +27,15 @@ pub(crate) enum Scorer {
 }
 
 impl Scorer {
+    /// Bytes of all lists.
+    pub fn n_bytes(&self) -> usize {
+        match self {
+            Self::Rrr(rrr) => rrr.n_bytes(),
+            Self::Pq(pq) => pq.n_bytes(),
+            Self::Rows(rows) => rows.n_bytes(),
+        }
+    }
+
     /// Whether l2 scores lack `‖q‖²`.
     pub fn omits_query_norm(&self) -> bool {
         matches!(self, Self::Rrr(_) | Self::Pq(_))

@@ -89,6 +89,11 @@ impl Pq {
         Ok(Self { shape, metric, codebooks, codes, starts })
     }
 
+    /// Bytes of all lists.
+    pub fn n_bytes(&self) -> usize {
+        self.codes.len()
+    }
+
     /// Bytes that scoring a list of `n` points reads, and its lookups.
     pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
         (self.run(list).len(), self.shape.m * n)

@@ -130,6 +130,11 @@ impl Rrr {
         Ok(Self { shape, metric, a, b, starts })
     }
 
+    /// Bytes of all lists.
+    pub fn n_bytes(&self) -> usize {
+        self.a.len() + self.b.len()
+    }
+
     /// Bytes that scoring a list of `n` points reads, and its operations.
     pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
         let bytes = self.shape.a_bytes() + self.b_of(list).len();
