@@ -35,6 +35,8 @@ class Data:
         self.base, self.queries = self.rows(args.base), self.rows(args.queries)
         self.train = self.rows(args.train_queries) if args.train_queries else None
         self.truth = np.load(args.truth)
+        if len(self.truth) < len(self.queries) or self.truth.shape[1] < max(map(int, args.k.split(","))):
+            raise SystemExit(f"TRUTH: expected {len(self.queries)} rows of at least max(-k) ids, got {self.truth.shape}")
 
     def rows(self, path):
         rows = np.ascontiguousarray(np.load(path), dtype=np.float32)
@@ -276,7 +278,11 @@ def main():
             kind = ENGINES[name]
             configs = args.specs if kind is Nearfield and args.specs else kind.configurations(n, d, args.metric)
             for config in configs:
-                engine = kind(data, config)
+                try:
+                    engine = kind(data, config)
+                except Exception as error:
+                    print(f"{name:10} {config} left out: {error}", flush=True)
+                    continue
                 built.append(engine)
                 print(f"{name:10} {engine.label:60} build {engine.build_s:7.1f} s  {engine.bytes / 1e6:8.1f} MB", flush=True)
         gc.collect()
@@ -284,6 +290,8 @@ def main():
             points = []
             for name in args.engines.split(","):
                 own = [point for engine in built if engine.name == name for point in scan(engine, data, k)]
+                if not own:
+                    continue
                 kept = near_best(own) or sorted(own, key=lambda p: -p.recall)[:1]
                 print(f"k = {k}: {name}, {len(own)} settings, {len(kept)} measured again", file=sys.stderr, flush=True)
                 points += kept

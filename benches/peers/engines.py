@@ -57,7 +57,8 @@ class Lorann(Engine):
     @staticmethod
     def configurations(n, d, metric):
         c = 2 ** round(math.log2(math.sqrt(n)))
-        s = min(128, d)
+        # A multiple of 32, or lorann refuses it.
+        s = min(128, d // 32 * 32)
         return [
             dict(n_clusters=c, global_dim=s, quantization_bits=8, rank=32),
             dict(n_clusters=2 * c, global_dim=s, quantization_bits=8, rank=16),
