@@ -202,7 +202,8 @@ impl IndexSpec {
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
-    /// - `soar`: one copy beside the first, for every metric: a second one pays for none (README).
+    /// - `soar`: one copy beside the first, for every metric: more pay above all where queries are of another
+    ///   kind than the points (README).
     /// - `RRR`: rank 32, or the largest multiple of 16 that the scored dimensions hold;
     ///   below 16 dimensions there is none.
     ///
