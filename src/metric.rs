@@ -41,7 +41,8 @@ impl Metric {
     /// The user's score from the internal one (`smaller is better`).
     #[must_use]
     pub fn public_score(self, internal: f32) -> f32 {
-        if self.is_l2() { internal } else { -internal }
+        // Not `-internal`: a product of nothing is 0, not −0.
+        if self.is_l2() { internal } else { 0.0 - internal }
     }
 
     /// The score that stands where no neighbour was found: the worst there is.

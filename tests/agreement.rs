@@ -154,3 +154,27 @@ fn batches_equal_single_queries_on_any_number_of_threads() {
         }
     }
 }
+
+#[test]
+fn profiles_name_every_stage() {
+    let (base, queries) = (made(500, 24, 9), made(150, 24, 10));
+    let index = build("PCA20,IVF16,RRR16,Refine(f16)", Metric::Cosine, base.view());
+    let searcher = index.searcher(Device::cpu()).unwrap();
+    let params = SearchParams::new(5).n_probe(3).threads(1);
+    // A search that fails half-way leaves nothing behind.
+    let mut spoilt = queries.clone();
+    spoilt[(149, 3)] = f32::NAN;
+    assert!(searcher.profile(&spoilt.view(), params).is_err());
+    for n in [1_u16, 150] {
+        let queries = queries.slice(s![..usize::from(n), ..]);
+        let (hits, profile) = searcher.profile(&queries, params).unwrap();
+        assert_eq!(hits, searcher.search(queries, params).unwrap());
+        let stages: Vec<&str> = profile.kernels.keys().map(String::as_str).collect();
+        assert_eq!(stages, ["prepare", "project", "rerank", "route", "score", "select"]);
+        for (stage, time) in &profile.kernels {
+            assert_eq!(time.dispatches, u64::from(n), "{stage}");
+            let counts = !["prepare", "select"].contains(&stage.as_str());
+            assert!(time.seconds > 0.0 && (time.bytes > 0.0) == counts, "{stage}: {time:?}");
+        }
+    }
+}

@@ -137,13 +137,15 @@ def measure(point, data, seconds):
     engine.apply(point.k, point.setting)
     for q in data.queries[:50]:
         engine.one(q)
-    clock, calls, end = time.perf_counter_ns, [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    clock, calls, taken, end = time.perf_counter_ns, [], [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken) < 3:
+        begun = clock()
         for q in data.queries:
             since = clock()
             engine.one(q)
             calls.append(clock() - since)
-    point.speeds["single"].append(1e9 / np.mean(calls))
+        taken.append((clock() - begun) / 1e9)
+    point.speeds["single"].append(len(data.queries) / statistics.median(taken))
     point.p50.append(np.percentile(calls, 50) / 1e3)
     point.p99.append(np.percentile(calls, 99) / 1e3)
     taken, end = [], time.perf_counter() + seconds
@@ -177,7 +179,7 @@ def speed_at(points, way, recall):
 
 
 def near_best(points):
-    """The settings on the best curve or near it, one step below the least recall of interest included."""
+    """The settings of enough recall on the best curve or near it."""
     curve = best_curve(points, "batch")
     keep = []
     for point in points:

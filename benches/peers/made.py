@@ -5,7 +5,7 @@
 
 Unit rows, half precision, for ip. A row is a topic plus 0.7 subtopics plus noise of its own. All three have a spectrum that decays like
 i^(-1/2), in one randomly turned basis; topics and subtopics are drawn with Zipf's weights, so that some are crowded and
-most are not. Queries are drawn alike and are not in the base. One seed makes the same set everywhere.
+most are not. Queries are drawn alike and are not in the base. One seed makes the same set, up to the rounding of the machine.
 """
 import argparse, os, subprocess
 

@@ -342,7 +342,7 @@ impl Searcher {
         scores: &mut Array2<f32>,
     ) -> Result<(), SearchError> {
         use rayon::prelude::*;
-        // Equal pieces, a multiple of the threads in number, and no larger than what goes through the stages together.
+        // Equal pieces, as many rounds of the threads as it takes, none larger than what goes through the stages together.
         let (n, threads) = (request.queries.n_rows(), rayon::current_num_threads());
         let rows = n.div_ceil(threads * n.div_ceil(threads * cpu::BATCH)).max(1);
         let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) else { return Ok(()) };

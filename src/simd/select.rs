@@ -3,7 +3,9 @@
 //! The largest score that stays is found by halving the interval of keys: each step counts the scores within a limit,
 //! 16 an instruction with AVX-512.
 
-use super::{Level, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::Level;
+use super::Simd;
 use crate::topk::{key_score, order_key};
 
 /// Scores compared at a time where the compiler makes the vectors.

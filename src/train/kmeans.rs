@@ -5,8 +5,9 @@
 //! centroid; for products centroids have unit length and a point belongs to the one of largest product
 //! (spherical k-means, Dhillon & Modha 2001). Either way the best list maximises `⟨x, c⟩ − b(c)`, with
 //! `b = ‖c‖²/2` for l2 and 0 for products. An assignment works out all products in int8, four points at a time and four
-//! times as fast as in f32, and decides in f32 between the few lists that the rounding leaves in question. Centroids may also minimise the score-aware loss (`score_aware.rs`), which the same
-//! products decide.
+//! times as fast as in f32, and decides in f32 between the few lists that the rounding leaves in question; where several
+//! lists of a point are wanted, [`Centroids::nearest`] ranks them by int8 alone, as a query's router does. Centroids may
+//! also minimise the score-aware loss (`score_aware.rs`), by products in f32.
 //!
 //! [`Centroids::spill`] gives points further lists by SOAR's loss (Sun et al., "SOAR: Improved Indexing for
 //! Approximate Nearest Neighbor Search", NeurIPS 2023, Theorem 3.1).
@@ -29,11 +30,12 @@ use crate::{
 /// Points that meet the centroids together.
 const TOGETHER: usize = 4;
 
-/// Standard deviations of int8's error that two products may lie apart for f32 to decide between them. Beyond 8/√2 of
-/// their difference one in 10⁷ is missed, and then a point is in the second-best list.
+/// Standard deviations of int8's error that two products may lie apart for f32 to decide between them. For errors that
+/// are independent that misses one in 10⁷, and then a point is in the second-best list.
 const DOUBT: f32 = 8.0;
 
-/// Rows of one matrix product: with 1 024 lists its scores fill half a megabyte, so they stay in cache.
+/// Points in one piece of work, and rows of one matrix product: with 1 024 lists its scores fill half a megabyte, so
+/// they stay in cache.
 const CHUNK: usize = 128;
 
 /// Rounds of Lloyd's iteration: how many, and on how many sampled points a list. Ten rounds on 256 points a

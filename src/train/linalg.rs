@@ -50,7 +50,7 @@ pub(crate) fn leading(
     start: Option<&Mat<f32>>,
 ) -> Option<(Mat<f32>, Vec<f32>)> {
     let Some(start) = start else {
-        let eigen = matrix.self_adjoint_eigen(Side::Lower).ok()?;
+        let eigen = matrix.self_adjoint_eigen(Side::Lower).ok().filter(|eigen| eigen.S()[0].is_finite())?;
         let s = matrix.nrows();
         // Eigenvalues ascend: the leading vectors are the last columns.
         let vectors = Mat::from_fn(s, n, |i, j| eigen.U()[(i, s - 1 - j)]);
@@ -61,7 +61,7 @@ pub(crate) fn leading(
         basis = (matrix * &basis).qr().compute_thin_Q();
     }
     let small = basis.transpose() * (matrix * &basis);
-    let eigen = small.self_adjoint_eigen(Side::Lower).ok()?;
+    let eigen = small.self_adjoint_eigen(Side::Lower).ok().filter(|eigen| eigen.S()[0].is_finite())?;
     let p = small.nrows();
     let turn = Mat::from_fn(p, n, |i, j| eigen.U()[(i, p - 1 - j)]);
     Some((&basis * &turn, (0..n).map(|j| eigen.S()[p - 1 - j]).collect()))

@@ -101,6 +101,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     // Refused here with the library's words, before any is searched.
     let first = SearchParams::new(args.k.min(index.len())).n_probe(1).threads(1);
     searcher.search(queries.slice(s![..queries.nrows().min(1), ..]), first)?;
+    if args.profile {
+        searcher.profile(&queries.slice(s![..queries.nrows().min(1), ..]), first)?;
+    }
     let truth = io::read_ids(&args.truth)?;
     let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
     let view = queries.view();
@@ -159,6 +162,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
                     let queries = queries.slice(s![start..n.min(start + batch), ..]);
                     profile.add(&searcher.profile(&queries, params)?.1);
                 }
+                eprintln!("n_probe {}, n_rerank {}:", effort.n_probe, effort.n_rerank);
                 report::profile(&searcher, &profile);
             }
         }

@@ -23,8 +23,8 @@ const BATCH_MIN: usize = 128;
 /// (60 000 × 784 in 256 lists: 5 to 20 % slower with 1 000 than with 250; 115 659 × 384 in 1 024: the other way around).
 const SLOT_BYTES: usize = 16 << 10;
 
-/// Candidates of all queries on their way, at most.
-const CANDIDATES_MAX: usize = 1 << 20;
+/// Bytes that all queries on their way may hold, on one thread.
+const SLOTS_MAX: usize = 64 << 20;
 
 /// Readings of each list, on average, from which grouping by list pays.
 const SHARED_MIN: usize = 2;
@@ -51,7 +51,10 @@ pub(in crate::search) fn search<V: Vectors>(
     let pipeline = Pipeline { model, simd, n_probe: request.effort.n_probe, n_rerank };
     let kept = n_rerank * model.lists.sizes().n_copies;
     let at_once = (model.scorer.n_bytes() / SLOT_BYTES).clamp(BATCH_MIN, BATCH);
-    let at_once = at_once.min(CANDIDATES_MAX / kept.max(1)).max(1);
+    // Candidates have their score, their position and room to be sorted in, twice as many as are kept; probes stand in
+    // their slot and in their list's group.
+    let slot = 32 * kept + 16 * request.effort.n_probe + 12 * model.dim + model.scorer.query_bytes();
+    let at_once = at_once.min(SLOTS_MAX / slot.max(1)).max(1);
     scratch.room.clock.start(request.clock.is_some());
     for (i, (ids, scores)) in ids.chunks_mut(at_once * k).zip(scores.chunks_mut(at_once * k)).enumerate() {
         let n = ids.len() / k;
@@ -152,7 +155,7 @@ impl Pipeline<'_> {
                 self.scan_own(slot, room);
             }
         }
-        room.clock.stage("score", false, slots.len(), || self.cost_of_all(slots));
+        room.clock.stage("score", self.scores_floats(), slots.len(), || self.cost_of_all(slots));
         for slot in slots.iter_mut() {
             self.select(slot, room);
         }
@@ -180,7 +183,7 @@ impl Pipeline<'_> {
     /// Scans list by list.
     fn scan_all(self, slots: &mut [Slot], room: &mut Room, groups: &Groups) {
         for list in 0..self.model.lists.len() {
-            if list + 1 < self.model.lists.len() {
+            if list + 1 < self.model.lists.len() && !groups.of(list + 1).is_empty() {
                 self.prefetch(list + 1);
             }
             let (fours, rest) = groups.of(list).as_chunks::<TOGETHER>();
@@ -205,8 +208,7 @@ impl Pipeline<'_> {
         room: &mut Room,
     ) {
         let places = readings.map(|(slot, _)| slot as usize);
-        // A query reads a list once, so the places differ.
-        let Ok(slots) = slots.get_disjoint_mut(places) else { return };
+        let Ok(slots) = slots.get_disjoint_mut(places) else { unreachable!("a query reads a list once") };
         let mut bases = readings.iter().map(|&(_, base)| base);
         self.scan(list, slots.map(|slot| (slot, bases.next().unwrap_or(0.0))), room);
     }

@@ -24,19 +24,22 @@ pub struct Clock {
 impl Clock {
     /// Starts it, or lets it stand.
     pub fn start(&mut self, runs: bool) {
+        self.stages.clear();
         self.last = runs.then(Instant::now);
     }
 
     /// The time since the last call was spent on `stage`, once for `calls` queries.
     pub fn stage(&mut self, stage: &'static str, is_float: bool, calls: usize, cost: impl FnOnce() -> Cost) {
         let Some(last) = &mut self.last else { return };
-        let (time, cost, now) = (self.stages.entry(stage).or_default(), cost(), Instant::now());
+        let seconds = last.elapsed().as_secs_f64();
+        let (time, cost) = (self.stages.entry(stage).or_default(), cost());
         time.dispatches += calls as u64;
-        time.seconds += now.duration_since(*last).as_secs_f64();
+        time.seconds += seconds;
         time.bytes += cost.bytes as f64;
         time.ops += cost.ops as f64;
         time.is_float = is_float;
-        *last = now;
+        // What the costs took to work out is nobody's.
+        *last = Instant::now();
     }
 
     /// Adds what it has counted to a profile and begins anew.

@@ -61,7 +61,7 @@ impl Pipeline<'_> {
         self.prepare(slot, room);
         self.route([slot], room);
         self.scan_own(slot, room);
-        room.clock.stage("score", false, 1, || self.cost_of(slot));
+        room.clock.stage("score", self.scores_floats(), 1, || self.cost_of(slot));
         self.select(slot, room);
         self.rerank(slot, room, ids, scores);
     }
@@ -75,6 +75,11 @@ impl Pipeline<'_> {
             let (list, base) = slot.probes[i];
             self.scan(list as usize, [(slot, base)], room);
         }
+    }
+
+    /// Whether points are scored in f32.
+    fn scores_floats(self) -> bool {
+        matches!(self.model.scorer, Scorer::Rows(_))
     }
 
     /// What it takes to score a query's lists.
@@ -215,7 +220,7 @@ impl Pipeline<'_> {
         let (model, points) = (self.model, slot.kept.positions());
         let id_of = |point: u32| model.lists.ids().get(point);
         let exact = &mut room.exact;
-        exact.reset(self.simd, ids.len());
+        exact.reset(self.simd, ids.len().min(points.len()));
         if let Some(rows) = &model.refine {
             rows.prepare(model.metric, &slot.q, &mut room.exact_query);
             rerank::cpu::scores(self.simd, rows, model.metric, &room.exact_query, points, |point, score| {

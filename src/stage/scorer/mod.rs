@@ -27,6 +27,14 @@ pub(crate) enum Scorer {
 }
 
 impl Scorer {
+    /// Bytes of what is prepared for a query, beside its own.
+    pub fn query_bytes(&self) -> usize {
+        match self {
+            Self::Pq(pq) => pq.query_bytes(),
+            Self::Rrr(_) | Self::Rows(_) => 0,
+        }
+    }
+
     /// Bytes of all lists.
     pub fn n_bytes(&self) -> usize {
         match self {

@@ -89,6 +89,11 @@ impl Pq {
         Ok(Self { shape, metric, codebooks, codes, starts })
     }
 
+    /// Bytes of a query's tables, in bytes and in f32.
+    pub fn query_bytes(&self) -> usize {
+        5 * self.shape.n_tables() * self.shape.n_words()
+    }
+
     /// Bytes of all lists.
     pub fn n_bytes(&self) -> usize {
         self.codes.len()

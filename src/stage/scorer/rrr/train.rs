@@ -237,6 +237,10 @@ mod tests {
         let want = xm * cm.transpose();
         let (a, b) = regress(c.clone(), x.clone(), shape, &mix, None);
         let regressed = (&want - xm * &a * &b).norm_l2();
+        // As good with a subspace to begin with, were there one for so few dimensions.
+        let start = Mat::from_fn(s, r + 9, |_, _| normal(&mut rng));
+        let (a, b) = regress(c.clone(), x.clone(), shape, &mix, Some(&start));
+        assert!((&want - xm * &a * &b).norm_l2() < 1.02 * regressed);
         let svd = cm.thin_svd().unwrap();
         let v = svd.V().subcols(0, r + 1);
         let truncated = (&want - xm * v * v.transpose() * cm.transpose()).norm_l2();
