@@ -36,7 +36,7 @@ class Data:
         self.train = self.rows(args.train_queries) if args.train_queries else None
         self.truth = np.load(args.truth)
         if len(self.truth) < len(self.queries) or self.truth.shape[1] < max(map(int, args.k.split(","))):
-            raise SystemExit(f"TRUTH: expected {len(self.queries)} rows of at least max(-k) ids, got {self.truth.shape}")
+            raise SystemExit(f"TRUTH: expected {len(self.queries)} rows as wide as the largest -k ({args.k}), got {self.truth.shape}")
 
     def rows(self, path):
         rows = np.ascontiguousarray(np.load(path), dtype=np.float32)
@@ -267,6 +267,8 @@ def main():
     parser.add_argument("--out", help="folder for the measured points (JSON lines) and the plots (SVG)")
     parser.add_argument("--nearfield", default="target/release/nearfield")
     args = parser.parse_args()
+    if not all(k.isdigit() and int(k) > 0 for k in args.k.split(",")):
+        parser.error(f"-k: expected numbers like 10,100, got {args.k}")
     unknown = set(args.engines.split(",")) - set(ENGINES)
     if unknown:
         parser.error(f"--engines: expected some of {', '.join(ENGINES)}, got {', '.join(unknown)}")
@@ -283,10 +285,13 @@ def main():
                 try:
                     engine = kind(data, config)
                 except Exception as error:
-                    print(f"{name:10} {config} left out: {error}", flush=True)
+                    reason = (str(error).strip() or repr(error)).splitlines()[0]
+                    print(f"{name:10} {config} left out: {reason}", flush=True)
                     continue
                 built.append(engine)
                 print(f"{name:10} {engine.label:60} build {engine.build_s:7.1f} s  {engine.bytes / 1e6:8.1f} MB", flush=True)
+        if "nearfield" in args.engines.split(",") and not any(isinstance(engine, Nearfield) for engine in built):
+            raise SystemExit("nearfield: expected at least one index, none was built")
         gc.collect()
         for k in map(int, args.k.split(",")):
             points = []
