@@ -14,6 +14,20 @@ pub struct Roof {
     pub f32_ops: f64,
 }
 
+/// What a piece of work cannot do without: bytes moved once, and arithmetic operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Cost {
+    pub bytes: f64,
+    pub ops: f64,
+}
+
+impl Cost {
+    /// A cost counted in whole numbers.
+    pub fn of(bytes: usize, ops: usize) -> Self {
+        Self { bytes: bytes as f64, ops: ops as f64 }
+    }
+}
+
 /// Time, bytes and operations of one kernel over all its dispatches, or of one stage over all its calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]

@@ -93,35 +93,12 @@ impl Candidates {
         self.len + APPEND > self.keep + self.keep.max(SLACK_MIN) + APPEND
     }
 
-    /// Fills the tail from `n` points: `scan(seen, tail)` goes on from point `seen` until it has no room for [`APPEND`] more
-    /// and returns how far it came; nothing ends it.
-    pub fn fill(
-        &mut self,
-        n: usize,
-        id_of: &impl Fn(u32) -> u64,
-        scan: impl Fn(usize, &mut Tail<'_>) -> Option<usize>,
-    ) {
-        let mut seen = 0;
-        while seen < n {
-            let mut tail = self.tail(id_of);
-            let Some(reached) = scan(seen, &mut tail) else { return };
-            let written = tail.written;
-            seen = reached;
-            self.advance(written);
-        }
-    }
-
     /// Where a kernel may write, with room for at least [`APPEND`].
-    pub fn tail(&mut self, id_of: &impl Fn(u32) -> u64) -> Tail<'_> {
+    fn tail(&mut self, id_of: &impl Fn(u32) -> u64) -> Tail<'_> {
         self.make_room(id_of);
         let tail = self.len..self.keep + self.keep.max(SLACK_MIN) + APPEND;
         let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
         Tail { threshold: self.threshold, scores, positions, written: 0 }
-    }
-
-    /// Takes over what a kernel has written to the tail.
-    pub fn advance(&mut self, written: usize) {
-        self.len += written;
     }
 
     /// Offers one candidate.
@@ -249,6 +226,26 @@ impl Candidates {
     }
 }
 
+/// Offers `n` points to each of several: `scan(seen, tails)` goes on from point `seen` until a tail has no room for
+/// [`APPEND`] more and returns how far it came; nothing ends it.
+pub(crate) fn fill<const N: usize>(
+    mut kept: [&mut Candidates; N],
+    n: usize,
+    id_of: &impl Fn(u32) -> u64,
+    scan: impl Fn(usize, &mut [Tail<'_>; N]) -> Option<usize>,
+) {
+    let mut seen = 0;
+    while seen < n {
+        let mut tails = kept.each_mut().map(|kept| kept.tail(id_of));
+        let Some(reached) = scan(seen, &mut tails) else { return };
+        seen = reached;
+        let written = tails.map(|tail| tail.written);
+        for (kept, written) in kept.iter_mut().zip(written) {
+            kept.len += written;
+        }
+    }
+}
+
 /// The order of packed candidates: score, then lower id.
 fn by_id(id_of: &impl Fn(u32) -> u64) -> impl FnMut(&u64, &u64) -> Ordering {
     |a, b| (a >> 32).cmp(&(b >> 32)).then_with(|| id_of(low(*a)).cmp(&id_of(low(*b))))
@@ -279,7 +276,7 @@ mod tests {
             for (i, &s) in scores[..half].iter().enumerate() {
                 kept.push(s, u32::try_from(i).unwrap(), &id_of);
             }
-            kept.fill(scores.len() - half, &id_of, |seen, tail| {
+            fill([&mut kept], scores.len() - half, &id_of, |seen, [tail]| {
                 let mut at = half + seen;
                 while at < scores.len() && tail.has_room() {
                     if scores[at] <= tail.threshold {

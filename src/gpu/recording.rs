@@ -6,14 +6,8 @@
 use bytemuck::Pod;
 
 use super::{Buffer, Gpu, GpuError, device::Submission, kernel::Kernel};
+pub(crate) use crate::profile::Cost;
 use crate::profile::Profile;
-
-/// What a dispatch cannot do without: bytes moved once, and arithmetic operations.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Cost {
-    pub bytes: f64,
-    pub ops: f64,
-}
 
 /// How many workgroups run.
 pub(crate) enum Grid {

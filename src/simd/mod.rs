@@ -15,7 +15,7 @@ use half::f16;
 use crate::{
     block::{BLOCK, BlockQuery, BlockShape},
     spec::Bits,
-    topk::{Candidates, Tail},
+    topk::{Candidates, fill},
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -258,13 +258,15 @@ impl Simd {
         #[cfg(target_arch = "x86_64")]
         if let Level::Avx512 | Level::Avx512Vbmi = self.0 {
             // SAFETY: the level is only made by `available`, which has seen the features; the run is checked.
-            return offer(&run, kept, id_of, |seen, tails| unsafe {
-                avx512::scan_blocks(&run, seen, base, tails)
+            return fill(kept, run.n_vectors, id_of, |seen, tails| unsafe {
+                Some(avx512::scan_blocks(&run, seen, base, tails))
             });
         }
         for (query, kept) in run.queries.into_iter().zip(kept) {
             let run = run.alone(query);
-            offer(&run, [kept], id_of, |seen, tails| dispatch!(self, scan_blocks(&run, seen, base, tails)));
+            fill([kept], run.n_vectors, id_of, |seen, tails| {
+                Some(dispatch!(self, scan_blocks(&run, seen, base, tails)))
+            });
         }
     }
 
@@ -302,24 +304,6 @@ impl Simd {
     pub(crate) fn l2_u8(self, a: &[f32], step: &[f32], codes: &[u8]) -> f32 {
         assert_eq!((a.len(), a.len()), (step.len(), codes.len()));
         dispatch!(self, l2_u8(a, step, codes))
-    }
-}
-
-/// Runs `scan(seen, tails)`, which goes on from vector `seen` until a tail is full and returns how far it came, to the end.
-fn offer<const N: usize>(
-    run: &BlockRun<'_, N>,
-    mut kept: [&mut Candidates; N],
-    id_of: &impl Fn(u32) -> u64,
-    scan: impl Fn(usize, &mut [Tail<'_>; N]) -> usize,
-) {
-    let mut seen = 0;
-    while seen < run.n_vectors {
-        let mut tails = kept.each_mut().map(|kept| kept.tail(id_of));
-        seen = scan(seen, &mut tails);
-        let written = tails.map(|tail| tail.written);
-        for (kept, written) in kept.iter_mut().zip(written) {
-            kept.advance(written);
-        }
     }
 }
 

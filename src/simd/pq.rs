@@ -9,7 +9,7 @@ use super::{Level, Simd};
 use crate::{
     codes::{BLOCK, PqShape, TABLES_U16},
     spec::Bits,
-    topk::{Candidates, Tail},
+    topk::{Candidates, Tail, fill},
 };
 
 /// Rows whose tables a 16-bit sum has room for.
@@ -75,7 +75,7 @@ impl Simd {
         run.check();
         let terms = run.shape.terms_at(run.n_vectors)..;
         let least = if run.shape.has_norm { self.least(&run.bytes[terms][..run.n_vectors * 4]) } else { 0.0 };
-        kept.fill(run.n_vectors, id_of, |seen, tail| {
+        fill([kept], run.n_vectors, id_of, |seen, [tail]| {
             let limit = run.limit(tail.threshold, least)?;
             let mut out = Survivors { base, limit, tail };
             Some(match (self.0, run.shape.bits) {

@@ -187,7 +187,7 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
         let rows = Array2::from_shape_fn((batch, all.ncols()), |(i, j)| all[[i % all.nrows(), j]]);
         let mut first: Option<Hits> = None;
         for (searcher, &recall) in searchers.iter().zip(&recalls) {
-            let measured = measure(searcher, &rows, params)?;
+            let measured = measure(searcher, &rows, params, args.profile)?;
             let agree = first.as_ref().map_or(1.0, |first| agreement(first, &measured.hits));
             print(args, &index, searcher, &measured, (batch, effort), (recall, agree), json)?;
             first.get_or_insert(measured.hits);
@@ -239,7 +239,16 @@ impl Measured {
     }
 }
 
-fn measure(searcher: &Searcher, rows: &Array2<f32>, params: SearchParams) -> Result<Measured, CliError> {
+fn measure(
+    searcher: &Searcher,
+    rows: &Array2<f32>,
+    params: SearchParams,
+    is_profiled: bool,
+) -> Result<Measured, CliError> {
+    #[cfg(feature = "gpu")]
+    let on_gpu = searcher.gpu().is_some();
+    #[cfg(not(feature = "gpu"))]
+    let on_gpu = false;
     let hits = searcher.search(rows.view(), params)?;
     let mut calls = Vec::new();
     let since = Instant::now();
@@ -249,15 +258,9 @@ fn measure(searcher: &Searcher, rows: &Array2<f32>, params: SearchParams) -> Res
         calls.push(call.elapsed());
     }
     calls.sort();
-    Ok(Measured {
-        hits,
-        p50: calls[calls.len() / 2],
-        profile: searcher.profile(&rows.view(), params).ok().map(|(_, profile)| profile),
-        #[cfg(feature = "gpu")]
-        on_gpu: searcher.gpu().is_some(),
-        #[cfg(not(feature = "gpu"))]
-        on_gpu: false,
-    })
+    // The column of kernels wants a GPU's times in any case.
+    let times = if on_gpu || is_profiled { searcher.profile(&rows.view(), params).ok() } else { None };
+    Ok(Measured { hits, p50: calls[calls.len() / 2], profile: times.map(|(_, profile)| profile), on_gpu })
 }
 
 /// Share of places that hold the same id.

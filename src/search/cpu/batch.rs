@@ -3,9 +3,10 @@
 //! Pairs of a query and a list that it reads are grouped by list, so that a list comes from memory once for all of its
 //! queries, and kernels multiply it with several of them at a time.
 
-use super::{Pipeline, Room, Slot, TOGETHER, clock::Cost};
+use super::{Pipeline, Room, Slot, TOGETHER};
 use crate::{
     index::Model,
+    profile::Cost,
     search::{Request, SearchError},
     simd::Simd,
     stage::scorer::Scorer,
@@ -170,8 +171,8 @@ impl Pipeline<'_> {
 
     /// What it takes to score the lists of all slots, each list read once.
     fn cost_of_all(self, slots: &[Slot]) -> Cost {
-        let mut bytes = vec![0; self.model.lists.len()];
-        let mut ops = 0;
+        let mut bytes = vec![0.0; self.model.lists.len()];
+        let mut ops = 0.0;
         for &(list, _) in slots.iter().flat_map(|slot| &slot.probes) {
             let cost = self.cost_of_list(list as usize);
             bytes[list as usize] = cost.bytes;

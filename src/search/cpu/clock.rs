@@ -2,16 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
 
-use crate::profile::{KernelTime, Profile};
-
-/// What a stage's work cannot do without.
-#[derive(Clone, Copy, Default)]
-pub struct Cost {
-    /// Bytes of the index that are read.
-    pub bytes: usize,
-    /// Arithmetic operations, a multiplication with its addition counted as two.
-    pub ops: usize,
-}
+use crate::profile::{Cost, KernelTime, Profile};
 
 /// A clock that runs or stands still.
 #[derive(Default)]
@@ -35,8 +26,8 @@ impl Clock {
         let (time, cost) = (self.stages.entry(stage).or_default(), cost());
         time.dispatches += calls as u64;
         time.seconds += seconds;
-        time.bytes += cost.bytes as f64;
-        time.ops += cost.ops as f64;
+        time.bytes += cost.bytes;
+        time.ops += cost.ops;
         time.is_float = is_float;
         // What the costs took to work out is nobody's.
         *last = Instant::now();

@@ -7,10 +7,11 @@ mod batch;
 mod clock;
 
 pub(super) use batch::{BATCH, Scratch, search};
-use clock::{Clock, Cost};
+use clock::Clock;
 
 use crate::{
     index::Model,
+    profile::Cost,
     rows::RowQuery,
     simd::Simd,
     stage::{
@@ -94,12 +95,11 @@ impl Pipeline<'_> {
     /// What it takes to score a list for one query.
     fn cost_of_list(self, list: usize) -> Cost {
         let n = self.model.lists.range(list).len();
-        let (bytes, ops) = match &self.model.scorer {
+        match &self.model.scorer {
             Scorer::Rrr(rrr) => rrr.cost(list, n),
             Scorer::Pq(pq) => pq.cost(list, n),
-            Scorer::Rows(rows) => (n * rows.row_bytes(0).len(), 2 * n * rows.dim()),
-        };
-        Cost { bytes, ops }
+            Scorer::Rows(rows) => Cost::of(n * rows.row_bytes(0).len(), 2 * n * rows.dim()),
+        }
     }
 
     /// Reduces queries to the dimensions that are scored.
@@ -109,7 +109,7 @@ impl Pipeline<'_> {
                 let pairs = slots.each_mut().map(|slot| (&slot.q[..], &mut slot.query.reduced));
                 transform::cpu::project(self.simd, pca, pairs);
                 let values = pca.n_values();
-                room.clock.stage("project", true, N, || Cost { bytes: 2 * values, ops: 2 * N * values });
+                room.clock.stage("project", true, N, || Cost::of(2 * values, 2 * N * values));
             }
             None => {
                 for slot in slots {
@@ -160,7 +160,7 @@ impl Pipeline<'_> {
         }
         room.clock.stage("route", false, N, || {
             let bytes = router.n_bytes();
-            Cost { bytes, ops: 2 * N * bytes }
+            Cost::of(bytes, 2 * N * bytes)
         });
     }
 
@@ -244,7 +244,7 @@ impl Pipeline<'_> {
         }
         room.clock.stage("rerank", true, 1, || {
             let bytes = model.refine.as_ref().map_or(0, |rows| rows.row_bytes(0).len());
-            Cost { bytes: points.len() * bytes, ops: 2 * points.len() * slot.q.len() }
+            Cost::of(points.len() * bytes, 2 * points.len() * slot.q.len())
         });
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         recording::{Grid, Recording},
     },
     index::Model,
+    profile::Profile,
     stage::{
         rerank,
         scorer::{
@@ -33,7 +34,7 @@ pub(super) struct Chunk<'a> {
     pub model: &'a Model,
     pub recording: Recording,
     pub params: &'a mut Option<Buffer>,
-    pub profile: Option<&'a mut crate::profile::Profile>,
+    pub profile: Option<&'a mut Profile>,
     pub scratch: Scratch,
     pub plan: &'a BatchPlan,
     pub n_rows: usize,

@@ -29,6 +29,7 @@ use crate::{
     },
     index::Model,
     lists::Ids,
+    profile::Profile,
     rows::gpu::GpuRows,
     stage::{
         router::gpu::GpuRouter,
@@ -221,7 +222,7 @@ impl GpuSearcher {
         ids: &mut [u64],
         scores: &mut [f32],
         threads: usize,
-        mut profile: Option<&mut crate::profile::Profile>,
+        mut profile: Option<&mut Profile>,
     ) -> Result<(), SearchError> {
         let n = request.queries.n_rows();
         let effort = request.effort;
@@ -323,7 +324,7 @@ impl GpuSearcher {
         (plan, n_probe, n_rerank, k): (&BatchPlan, usize, usize, usize),
         rows: usize,
         lane: &mut Lane,
-        profile: Option<&mut crate::profile::Profile>,
+        profile: Option<&mut Profile>,
     ) -> Result<Submission, GpuError> {
         let scratch = lane.fit(&self.gpu, &self.sizes(model, plan, n_probe, k, rows))?;
         let read_bytes = (rows * k * 8) as u64;

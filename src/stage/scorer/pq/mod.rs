@@ -40,6 +40,7 @@ use crate::{
     format::{Image, OpenError, TensorDecl, View},
     lists::Lists,
     metric::Metric,
+    profile::Cost,
 };
 
 const CODEBOOKS: &str = "pq.codebooks";
@@ -100,8 +101,8 @@ impl Pq {
     }
 
     /// Bytes that scoring a list of `n` points reads, and its lookups.
-    pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
-        (self.run(list).len(), self.shape.m * n)
+    pub fn cost(&self, list: usize, n: usize) -> Cost {
+        Cost::of(self.run(list).len(), self.shape.m * n)
     }
 
     /// The run of a list.

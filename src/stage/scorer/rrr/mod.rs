@@ -39,6 +39,7 @@ use crate::{
     format::{ALIGN, Image, OpenError, TensorDecl, View},
     lists::Lists,
     metric::Metric,
+    profile::Cost,
     spec::Bits,
 };
 
@@ -136,9 +137,9 @@ impl Rrr {
     }
 
     /// Bytes that scoring a list of `n` points reads, and its operations.
-    pub fn cost(&self, list: usize, n: usize) -> (usize, usize) {
+    pub fn cost(&self, list: usize, n: usize) -> Cost {
         let bytes = self.shape.a_bytes() + self.b_of(list).len();
-        (bytes, 2 * (self.shape.s + n) * (self.shape.rank + 1))
+        Cost::of(bytes, 2 * (self.shape.s + n) * (self.shape.rank + 1))
     }
 
     /// A list's A.
