@@ -27,8 +27,9 @@ const SLOT_BYTES: usize = 16 << 10;
 /// Bytes that all queries on their way may hold, on one thread.
 const SLOTS_MAX: usize = 64 << 20;
 
-/// Readings of each list, on average, from which grouping by list pays.
-const SHARED_MIN: usize = 2;
+/// Lists for each reading, on average, up to which going list by list pays: they then come from memory in their order,
+/// each asked for while the one before is scanned.
+const SPARSE_MAX: usize = 4;
 
 /// Memory that searches need, kept from one to the next.
 #[derive(Default)]
@@ -144,7 +145,7 @@ impl Pipeline<'_> {
             self.route([slot], room);
         }
         let n_lists = self.model.lists.len();
-        let is_shared = slots.len() * self.n_probe >= SHARED_MIN * n_lists;
+        let is_shared = SPARSE_MAX * slots.len() * self.n_probe >= n_lists;
         // Lists in any order set thresholds late: where lookups are slow to keep what passes them, that costs more than
         // reading lists anew (AVX2: a sixth of the time at 67 of 1 024 lists).
         let pays = self.simd.takes_several() || !matches!(self.model.scorer, Scorer::Pq(_));
@@ -185,7 +186,7 @@ impl Pipeline<'_> {
     fn scan_all(self, slots: &mut [Slot], room: &mut Room, groups: &Groups) {
         for list in 0..self.model.lists.len() {
             if list + 1 < self.model.lists.len() && !groups.of(list + 1).is_empty() {
-                self.prefetch(list + 1);
+                self.prefetch(list + 1, usize::MAX);
             }
             let (fours, rest) = groups.of(list).as_chunks::<TOGETHER>();
             for readings in fours {

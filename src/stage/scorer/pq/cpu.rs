@@ -24,11 +24,11 @@ impl PqTables {
     }
 }
 
-/// Asks for the head of a list's run, ahead of its scan.
-pub(crate) fn prefetch(pq: &Pq, list: usize) {
+/// Asks for at most `most` bytes of a list's run, and its α.
+pub(crate) fn prefetch(pq: &Pq, list: usize, most: usize) {
     let run = pq.run(list);
-    // A page: from there on the hardware follows the stream. α stands in the last line.
-    simd::prefetch(&run[..run.len().min(4096)]);
+    simd::prefetch(&run[..run.len().min(most)]);
+    // α stands in the last line.
     simd::prefetch(&run[run.len().saturating_sub(ALIGN)..]);
 }
 

@@ -17,13 +17,12 @@ pub(crate) struct RrrScratch {
     rank: BlockQuery,
 }
 
-/// Asks for a list's A and the head of its B, ahead of its scan.
-pub(crate) fn prefetch(rrr: &Rrr, list: usize) {
+/// Asks for a list's A and at most `most` bytes of its B.
+pub(crate) fn prefetch(rrr: &Rrr, list: usize, most: usize) {
     let bytes = rrr.shape.a_bytes();
     simd::prefetch(&rrr.a[list * bytes..(list + 1) * bytes]);
     let b = rrr.b_of(list);
-    // Two blocks: from there on the hardware follows the stream.
-    simd::prefetch(&b[..(2 * rrr.shape.b.code_bytes()).min(b.len())]);
+    simd::prefetch(&b[..b.len().min(most)]);
 }
 
 /// Offers every point of a list to the candidates of each query; `range` are its positions. `room`: for as many queries
