@@ -155,6 +155,13 @@ pub(crate) struct BlockQuery {
 }
 
 impl BlockQuery {
+    /// Quantises `values`, the first of which stays as it is.
+    pub fn quantise(&mut self, simd: Simd, values: &[f32], query_len: usize) {
+        self.codes.resize(query_len, 0);
+        self.first = values[0];
+        (self.scale, self.sum) = simd.quantise(&values[1..], &mut self.codes);
+    }
+
     /// The quantisation's meaning: codes of absmax/127, ties to even.
     #[allow(clippy::cast_possible_truncation, reason = "|v / scale| is at most 127 and a half")]
     pub fn quantise_reference(first: f32, values: &[f32], query_len: usize) -> Self {

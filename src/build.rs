@@ -17,7 +17,6 @@ use crate::{
     lists::{self, Arrangement, ListSizes, Lists},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
-    simd::Simd,
     spec::{IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
         router::Router,
@@ -180,7 +179,7 @@ impl<'a> IndexBuilder<'a> {
             queries.check(&self)?;
         }
 
-        let pca = spec.transform.map(|TransformSpec::Pca { dims }| {
+        let pca = spec.transform.map(|TransformSpec::Pca { dims, dtype }| {
             self.report("transform", 0, 1);
             let mut rng = generator(self.seed, "transform");
             let source: &dyn ReadRows = match &queries {
@@ -189,7 +188,7 @@ impl<'a> IndexBuilder<'a> {
             };
             let rows = sample(&mut rng, source.n_rows(), REDUCTION_QUERIES);
             let chosen = source.gather(&rows);
-            let pca = transform::train(&chosen, d, dims.unwrap_or(d), &mut rng);
+            let pca = transform::train(&chosen, d, dims.unwrap_or(d), dtype, &mut rng);
             self.report("transform", 1, 1);
             pca
         });
@@ -213,8 +212,8 @@ impl<'a> IndexBuilder<'a> {
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
         let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
         let mut decls = Lists::declare(sizes, self.ids.is_none(), widest > u64::from(u32::MAX));
-        if pca.is_some() {
-            decls.extend(Pca::declare(d, s));
+        if let Some(TransformSpec::Pca { dtype, .. }) = spec.transform {
+            decls.extend(Pca::declare(d, s, dtype));
         }
         if let Some(n_lists) = n_lists {
             decls.extend(Router::declare(n_lists, s, self.metric));
@@ -618,6 +617,5 @@ fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
 }
 
 fn project_row(pca: &TrainedPca, row: &[f32], out: &mut [f32]) {
-    let w: &[f16] = &pca.half;
-    Simd::detect().project_f16(w, [(row, out)]);
+    linalg::product(linalg::rows(row, 1, row.len()), linalg::rows(&pca.w, row.len(), pca.s), out);
 }

@@ -56,7 +56,7 @@ impl Model {
     /// Dimensions that router and scorer see.
     pub fn scored_dims(&self) -> usize {
         match self.spec.transform {
-            Some(TransformSpec::Pca { dims }) => dims.unwrap_or(self.dim),
+            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(self.dim),
             None => self.dim,
         }
     }
@@ -128,7 +128,7 @@ impl Index {
             return Err(unfit("spec", format!("every number written out, as in {complete}")));
         }
         let s = match spec.transform {
-            Some(TransformSpec::Pca { dims }) => dims.unwrap_or(dim),
+            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(dim),
             None => dim,
         };
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
@@ -137,7 +137,9 @@ impl Index {
             return Err(unfit("n", format!("at most {} in {} lists each", u32::MAX - 1, sizes.n_copies)));
         }
         let lists = Lists::open(&image, sizes)?;
-        let transform = spec.transform.map(|_| Pca::open(&image, dim, s)).transpose()?;
+        let transform =
+            spec.transform.map(|TransformSpec::Pca { dtype, .. }| Pca::open(&image, dim, s, dtype));
+        let transform = transform.transpose()?;
         let router = n_lists.map(|l| Router::open(&image, l, s, metric)).transpose()?;
         let scorer = match spec.scorer {
             ScorerSpec::Rrr { rank, a_bits, b_bits } => {

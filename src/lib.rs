@@ -62,7 +62,9 @@ pub use metric::{Metric, MetricError};
 pub use profile::{KernelTime, Profile, Roof};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};
 pub use simd::Simd;
-pub use spec::{Bits, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, SpillSpec, TransformSpec};
+pub use spec::{
+    AxesDtype, Bits, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, SpillSpec, TransformSpec,
+};
 pub use topk::NO_ID;
 pub use train::score_aware::{eta, eta_limit};
 pub use vectors::{VectorError, Vectors};

@@ -20,6 +20,7 @@ fn recall_floors() {
         ("PCA128,IVF128,RRR16,Refine(f32)", 16, 100, 0.93),
         ("PCA128,IVF128,RRR32,Refine(f32)", 16, 100, 0.96),
         ("PCA128,IVF128,RRR32,Refine(f16)", 16, 100, 0.96),
+        ("PCA128x8,IVF128,RRR32,Refine(f16)", 16, 100, 0.96),
         ("PCA128,IVF128,RRR32,Refine(sq8)", 16, 100, 0.95),
         ("PCA128,IVF128,RRR64,Refine(f32)", 16, 100, 0.96),
         ("PCA128,IVF128,RRR64x4,Refine(f32)", 16, 100, 0.96),

@@ -23,6 +23,17 @@ struct ProjectParams {
     pad: u32,
 }
 
+struct AxesParams {
+    grid_width: u32,
+    n_rows: u32,
+    column_tiles: u32,
+    y_stride: u32,
+    query_steps: u32,
+    block_words: u32,
+    firsts_at: u32,
+    n_places: u32,
+}
+
 struct QuantiseParams {
     grid_width: u32,
     n_rows: u32,

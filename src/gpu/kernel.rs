@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `transform_project` | a tile of queries × 64 outputs | `stage/transform/cpu.rs` |
 //! | `transform_project_few` | 16 outputs of a query | `stage/transform/cpu.rs` |
+//! | `transform_project_x8` | 8 queries × 64 outputs | `stage/transform/cpu.rs` |
 //! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
 //! | `candidates_select` | a row: the best, unordered | `topk.rs` |
@@ -117,6 +118,7 @@ impl SortSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
     Project(Tile),
+    ProjectInt8,
     Quantise,
     Router,
     Select(Tie),
@@ -158,6 +160,7 @@ impl Kernel {
         let mut all = vec![
             Self::Project(Tile::Few),
             Self::Project(Tile::Many),
+            Self::ProjectInt8,
             Self::Quantise,
             Self::Router,
             Self::Points,
@@ -200,6 +203,7 @@ impl Kernel {
         match self {
             Self::Project(Tile::Few) => "transform_project_few",
             Self::Project(Tile::Many) => "transform_project",
+            Self::ProjectInt8 => "transform_project_x8",
             Self::Quantise => "quantise",
             Self::Router => "router_score",
             Self::Select(_) => "candidates_select",
@@ -226,6 +230,7 @@ impl Kernel {
         use Access::{Read, Write};
         match self {
             Self::Project(_) => &[Read, Read, Write],
+            Self::ProjectInt8 => &[Read, Read, Read, Write],
             Self::Quantise => &[Read, Write, Write],
             Self::Router => &[Read, Read, Read, Read, Write, Write],
             Self::Select(_) => &[Write, Write, Read],
@@ -259,6 +264,7 @@ impl Kernel {
                     Tile::Many => part!("transform_project"),
                 },
             ]),
+            Self::ProjectInt8 => parts.extend([codes(Bits::B8), BLOCKS, part!("transform_project_x8")]),
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
             Self::Select(tie) => parts.extend([ORDER, sums, tied(tie), part!("candidates_select")]),
@@ -310,7 +316,14 @@ impl Kernel {
 
     /// Whether its arithmetic is other than `dot4I8Packed`.
     pub fn is_float(self) -> bool {
-        !matches!(self, Self::Router | Self::RrrProject(..) | Self::RrrScore(..) | Self::Probe(Probe::Dot4))
+        !matches!(
+            self,
+            Self::ProjectInt8
+                | Self::Router
+                | Self::RrrProject(..)
+                | Self::RrrScore(..)
+                | Self::Probe(Probe::Dot4)
+        )
     }
 
     /// The whole text, for devices of a tier.

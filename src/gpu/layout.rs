@@ -29,6 +29,11 @@ gpu_structs! {
     RowState { count: u32, floor: u32, }
     /// `transform_project`.
     ProjectParams { grid_width: u32, n_rows: u32, d: u32, s: u32, q_stride: u32, y_stride: u32, column_tiles: u32, pad: u32, }
+    /// `transform_project_x8`.
+    AxesParams {
+        grid_width: u32, n_rows: u32, column_tiles: u32, y_stride: u32,
+        query_steps: u32, block_words: u32, firsts_at: u32, n_places: u32,
+    }
     /// `quantise`.
     QuantiseParams { grid_width: u32, n_rows: u32, len: u32, row_stride: u32, steps: u32, pad_0: u32, pad_1: u32, pad_2: u32, }
     /// `router_score`.

@@ -15,7 +15,6 @@ use crate::{
     vectors::Vectors,
 };
 
-#[allow(clippy::cast_possible_truncation, reason = "reduced queries are rounded once, to f32")]
 pub(super) fn search<V: Vectors>(
     model: &Model,
     request: &Request<'_, V>,
@@ -27,7 +26,7 @@ pub(super) fn search<V: Vectors>(
     for (i, (ids, scores)) in ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k)).enumerate() {
         request.query(model, first + i, &mut q)?;
         let reduced: Vec<f32> = match &model.transform {
-            Some(pca) => transform::reference::project(pca, &q).into_iter().map(|v| v as f32).collect(),
+            Some(pca) => transform::reference::project(pca, &q),
             None => q.clone(),
         };
         let blocks =

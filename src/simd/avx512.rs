@@ -28,39 +28,43 @@ pub unsafe fn project_f16<const N: usize>(w: &[f16], mut pairs: [(&[f32], &mut [
     let s = pairs.first().map_or(0, |(_, y)| y.len());
     let mut at = 0;
     while at < s {
-        // SAFETY: by 2; each tile starts at `at < s` and masks what lies beyond.
+        // SAFETY: by 2; as many columns stand at `at`.
         at += unsafe {
             match s - at {
-                113.. if N == 1 => project_columns::<8, N>(w, &mut pairs, at),
-                49.. => project_columns::<4, N>(w, &mut pairs, at),
-                17.. => project_columns::<2, N>(w, &mut pairs, at),
-                _ => project_columns::<1, N>(w, &mut pairs, at),
+                128.. if N == 1 => project_columns::<8, N>(w, &mut pairs, at, u16::MAX),
+                64.. => project_columns::<4, N>(w, &mut pairs, at, u16::MAX),
+                32.. => project_columns::<2, N>(w, &mut pairs, at, u16::MAX),
+                left => project_columns::<1, N>(w, &mut pairs, at, low_lanes(left)),
             }
         };
     }
 }
 
-/// Columns `at..at + 16·T`, as far as there are: one accumulator a register, W streamed once.
+/// Columns `at..at + 16·T`: one accumulator a register, W streamed once. Of the last register only the lanes of `mask`.
 ///
 /// # Safety
-/// As [`project_f16`].
+/// 1. The machine has AVX-512 F, BW, VL. 2. As [`project_f16`], and the columns that `mask` leaves are there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn project_columns<const T: usize, const N: usize>(
     w: &[f16],
     pairs: &mut [(&[f32], &mut [f32]); N],
     at: usize,
+    mask: u16,
 ) -> usize {
     let (d, s) = pairs.first().map_or((0, 0), |(q, y)| (q.len(), y.len()));
-    let masks: [u16; T] = std::array::from_fn(|t| low_lanes((s - at).saturating_sub(16 * t)));
     let queries = pairs.each_ref().map(|(q, _)| q.as_ptr());
     let mut sums = [[_mm512_setzero_ps(); T]; N];
     for i in 0..d {
-        // SAFETY: by 2 row i is w[i·s..(i + 1)·s], and every query has d values; lanes past s are masked and not read.
+        // SAFETY: by 2 row i is w[i·s..(i + 1)·s], and every query has d values; lanes outside the mask are not read.
         unsafe {
             let row: [__m512; T] = std::array::from_fn(|t| {
-                let half =
-                    _mm256_maskz_loadu_epi16(masks[t], w.as_ptr().wrapping_add(i * s + at + 16 * t).cast());
+                let at: *const f16 = w.as_ptr().add(i * s + at + 16 * t);
+                let half = if t + 1 < T {
+                    _mm256_loadu_si256(at.cast())
+                } else {
+                    _mm256_maskz_loadu_epi16(mask, at.cast())
+                };
                 _mm512_cvtph_ps(half)
             });
             for (sums, q) in sums.iter_mut().zip(queries) {
@@ -73,10 +77,9 @@ unsafe fn project_columns<const T: usize, const N: usize>(
     }
     for (sums, (_, y)) in sums.iter().zip(pairs) {
         for (t, &sum) in sums.iter().enumerate() {
-            // SAFETY: lanes past y's end are masked and not written.
-            unsafe {
-                _mm512_mask_storeu_ps(y.as_mut_ptr().wrapping_add(at + 16 * t), masks[t], sum);
-            }
+            let lanes = if t + 1 < T { u16::MAX } else { mask };
+            // SAFETY: by 2; lanes outside the mask are not written.
+            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr().add(at + 16 * t), lanes, sum) };
         }
     }
     16 * T

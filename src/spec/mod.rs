@@ -7,6 +7,7 @@
 //! [Transform,] [IVF<n_lists>[(options)],] Scorer [,Refine(dtype)]
 //!
 //! Transform   PCA<s>                       reduce to s dimensions
+//!             PCA<s>x8                     the same with axes and queries in int8
 //! IVF         IVF<n_lists>                 partition into n_lists lists by k-means
 //!   options   soar[=<copies>]              each point also enters that many further lists (SOAR); 1 unless given
 //!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
@@ -52,7 +53,19 @@ pub enum TransformSpec {
     Pca {
         /// Dimensions kept, `s`; `None` chooses from `d`.
         dims: Option<usize>,
+        /// How the axes are stored.
+        dtype: AxesDtype,
     },
+}
+
+/// Storage of the axes that vectors are reduced to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AxesDtype {
+    /// Two bytes a value; queries meet them in f32.
+    #[default]
+    F16,
+    /// One byte a value; queries are rounded to int8 as well.
+    Int8,
 }
 
 /// A partition into lists.
@@ -212,7 +225,7 @@ impl IndexSpec {
     pub fn resolve(&self, n: usize, d: usize) -> Result<Self, SpecError> {
         let mut spec = *self;
         let mut s = d;
-        if let Some(TransformSpec::Pca { dims }) = &mut spec.transform {
+        if let Some(TransformSpec::Pca { dims, .. }) = &mut spec.transform {
             s = dims.unwrap_or(if d < 200 {
                 d
             } else if d <= 1000 {

@@ -3,12 +3,12 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    Bits, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, Milli, N_LISTS_MAX, RANK_MAX, RANK_STEP, RowDtype, SPILL_MAX,
-    ScorerSpec, SpecError, SpillSpec, THRESHOLD, TransformSpec,
+    AxesDtype, Bits, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, Milli, N_LISTS_MAX, RANK_MAX, RANK_STEP, RowDtype,
+    SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD, TransformSpec,
 };
 
 const STAGES: &str =
-    "PCA<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
+    "PCA<s>, PCA<s>x8, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
 const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8 or Flat";
 
 fn token_error(token: &str, expected: impl Into<String>) -> SpecError {
@@ -59,6 +59,15 @@ impl FromStr for Milli {
         let thousandths: u32 = format!("{whole}{decimals:0<3}").parse().map_err(|_| ())?;
         Ok(Self(thousandths))
     }
+}
+
+fn pca(token: &str, rest: &str) -> Result<TransformSpec, SpecError> {
+    let (digits, dtype) = match rest.split_once('x') {
+        None => (rest, AxesDtype::F16),
+        Some((digits, "8")) => (digits, AxesDtype::Int8),
+        Some(_) => return Err(token_error(token, "PCA<s> or PCA<s>x8")),
+    };
+    Ok(TransformSpec::Pca { dims: number(token, digits, DIM_MAX)?, dtype })
 }
 
 fn rrr(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {
@@ -184,9 +193,9 @@ impl FromStr for IndexSpec {
     fn from_str(s: &str) -> Result<Self, SpecError> {
         let mut tokens = tokens(s).peekable();
         let mut transform = None;
-        if let Some(digits) = tokens.peek().and_then(|t| t.strip_prefix("PCA")) {
+        if let Some(rest) = tokens.peek().and_then(|t| t.strip_prefix("PCA")) {
             let token = tokens.next().unwrap_or_default();
-            transform = Some(TransformSpec::Pca { dims: number(token, digits, DIM_MAX)? });
+            transform = Some(pca(token, rest)?);
         }
         let mut partition = None;
         if let Some(rest) = tokens.peek().and_then(|t| t.strip_prefix("IVF")) {
@@ -280,9 +289,12 @@ impl fmt::Display for IvfSpec {
 
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(TransformSpec::Pca { dims }) = self.transform {
+        if let Some(TransformSpec::Pca { dims, dtype }) = self.transform {
             write_number(f, "PCA", dims)?;
-            f.write_str(",")?;
+            f.write_str(match dtype {
+                AxesDtype::F16 => ",",
+                AxesDtype::Int8 => "x8,",
+            })?;
         }
         if let Some(ivf) = self.ivf {
             write!(f, "{ivf},")?;
@@ -330,15 +342,16 @@ mod tests {
             (1..=DIM_MAX, bits(), proptest::option::of(thresholds()))
                 .prop_map(|(m, bits, threshold)| ScorerSpec::Pq { m, bits, threshold }),
         ];
+        let axes = prop_oneof![Just(AxesDtype::F16), Just(AxesDtype::Int8)];
         let refine = prop_oneof![Just(RowDtype::F32), Just(RowDtype::F16), Just(RowDtype::Sq8)];
         (
-            proptest::option::of(proptest::option::of(1..=DIM_MAX)),
+            proptest::option::of((proptest::option::of(1..=DIM_MAX), axes)),
             proptest::option::of(partitions()),
             scorer,
             proptest::option::of(refine),
         )
             .prop_map(|(pca, ivf, scorer, refine)| IndexSpec {
-                transform: pca.map(|dims| TransformSpec::Pca { dims }),
+                transform: pca.map(|(dims, dtype)| TransformSpec::Pca { dims, dtype }),
                 ivf,
                 scorer,
                 refine,
@@ -380,6 +393,8 @@ mod tests {
             ("IVF10,SQ8,Refine(f32),Flat", "Flat"),
             ("IVF99999999999999999999,Flat", "IVF99999999999999999999"),
             ("PCA+5,Flat", "PCA+5"),
+            ("PCA16x4,Flat", "PCA16x4"),
+            ("PCAx8x8,Flat", "PCAx8x8"),
             ("ivf10,Flat", "ivf10"),
             ("IVF10(soar=8),Flat", "IVF10(soar=8)"),
             ("IVF10(soar,soar),Flat", "IVF10(soar,soar)"),

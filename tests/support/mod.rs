@@ -9,7 +9,7 @@ use nearfield::{Device, Hits, Index, IndexSpec, Metric, SearchParams, Simd, Vect
 pub const METRICS: [Metric; 3] = [Metric::Ip, Metric::Cosine, Metric::L2];
 
 /// Every kind of stage, small.
-pub const SPECS: [&str; 19] = [
+pub const SPECS: [&str; 21] = [
     "Flat",
     "SQ8",
     "IVF6,Flat",
@@ -17,6 +17,8 @@ pub const SPECS: [&str; 19] = [
     "PCA12,IVF4,SQ8,Refine(f16)",
     "IVF5,SQ8,Refine(sq8)",
     "IVF6,RRR16",
+    "PCA17x8,IVF6,RRR16,Refine(f16)",
+    "PCA9x8,SQ8",
     "PCA17,IVF6,RRR16,Refine(f32)",
     "PCA18,IVF6,RRR16x4,Refine(f16)",
     "IVF3,RRR16x4x8,Refine(sq8)",

@@ -8,7 +8,7 @@ use crate::{
     gpu::{
         Buffer,
         kernel::{Kernel, Plan},
-        layout::{Head, QuantiseParams, RouterParams, RowState, ScanParams, narrow},
+        layout::{AxesParams, Head, QuantiseParams, RouterParams, RowState, ScanParams, narrow},
     },
     spec::Bits,
     topk::order_key,
@@ -144,6 +144,37 @@ fn router_scores_of_integers_equal_the_reference() {
                 assert_eq!((key, list as usize), (want, want_list), "{n} lists, {components} components");
             }
             assert!(values::<RowState>(&gpu, &states, n_queries).iter().all(|s| s.count == narrow(n)));
+        }
+    }
+}
+
+#[test]
+fn projections_in_int8_of_integers_equal_the_reference() {
+    for gpu in gpus() {
+        for (s, components, n_queries) in [(1, 0, 1), (5, 3, 2), (64, 16, 8), (65, 783, 9), (130, 200, 20)] {
+            let data = Integers::new(4, s, components, Bits::B8, false, n_queries);
+            let y_stride = usize::next_multiple_of(s, 4);
+            let params = AxesParams {
+                grid_width: gpu.grid_width(),
+                n_rows: narrow(n_queries),
+                column_tiles: narrow(y_stride.div_ceil(64)),
+                y_stride: narrow(y_stride),
+                query_steps: narrow(components.div_ceil(16)),
+                block_words: narrow(data.shape.code_bytes() / 4),
+                firsts_at: narrow(data.shape.heads(s.div_ceil(BLOCK))[0] / 4),
+                n_places: narrow(s.div_ceil(BLOCK) * BLOCK),
+            };
+            let y = room(&gpu, n_queries * y_stride * 4);
+            let inputs = [held(&gpu, &data.run), held(&gpu, &data.codes()), held(&gpu, &data.heads())];
+            let bindings = [&inputs[0], &inputs[1], &inputs[2], &y];
+            let groups = n_queries.div_ceil(8) * y_stride.div_ceil(64);
+            run(&gpu, Kernel::ProjectInt8, &params, &bindings, groups);
+            let found: Vec<f32> = values(&gpu, &y, n_queries * y_stride);
+            for (at, got) in found.into_iter().enumerate() {
+                let (query, column) = (at / y_stride, at % y_stride);
+                let want = if column < s { data.want(query, column, 1.0) } else { 0.0 };
+                assert_eq!(got, want, "{components} components to {s}, query {query}, column {column}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub(super) use batch::{BATCH, Scratch, search};
 use clock::Clock;
 
 use crate::{
+    block::BlockQuery,
     index::Model,
     profile::Cost,
     rows::RowQuery,
@@ -26,6 +27,8 @@ use crate::{
 #[derive(Default)]
 struct Slot {
     q: Vec<f32>,
+    /// Room for its codes, where the transform wants them.
+    codes: BlockQuery,
     query: ScorerQuery,
     /// Lists to read, and the router's scores of them, best first.
     probes: Vec<(u32, f32)>,
@@ -113,13 +116,17 @@ impl Pipeline<'_> {
     }
 
     /// Reduces queries to the dimensions that are scored.
-    fn project<const N: usize>(self, mut slots: [&mut Slot; N], room: &mut Room) {
+    fn project<const N: usize>(self, slots: [&mut Slot; N], room: &mut Room) {
         match &self.model.transform {
             Some(pca) => {
-                let pairs = slots.each_mut().map(|slot| (&slot.q[..], &mut slot.query.reduced));
-                transform::cpu::project(self.simd, pca, pairs);
-                let values = pca.n_values();
-                room.clock.stage("project", true, N, || Cost::of(2 * values, 2 * N * values));
+                let queries = slots.map(|Slot { q, codes, query, .. }| transform::cpu::Projection {
+                    q,
+                    codes,
+                    reduced: &mut query.reduced,
+                });
+                transform::cpu::project(self.simd, pca, queries);
+                let products = N * self.model.dim * pca.s();
+                room.clock.stage("project", !pca.is_int8(), N, || Cost::of(pca.n_bytes(), 2 * products));
             }
             None => {
                 for slot in slots {
@@ -134,11 +141,8 @@ impl Pipeline<'_> {
         let query = &mut slot.query;
         let s = query.reduced.len();
         // Room for whole pairs of groups, as 4-bit blocks want it.
-        query.blocks.codes.resize(s.next_multiple_of(8), 0);
-        query.blocks.first = query.reduced[0];
+        query.blocks.quantise(self.simd, &query.reduced, s.next_multiple_of(8));
         query.rest_sum = sum(&query.reduced[1..]);
-        (query.blocks.scale, query.blocks.sum) =
-            self.simd.quantise(&query.reduced[1..], &mut query.blocks.codes);
         match &self.model.scorer {
             Scorer::Rrr(_) => {}
             Scorer::Pq(pq) => query.tables.prepare(self.simd, pq, &query.reduced),

@@ -84,8 +84,10 @@ impl Chunk<'_> {
         let searcher = self.searcher;
         let (s, stride) = (searcher.s, padded(searcher.s));
         if let Some(pca) = &searcher.pca {
-            let queries = (&self.scratch.queries, padded(self.model.dim));
-            pca.project(&mut self.recording, self.n_rows, queries, (&self.scratch.reduced, stride));
+            let Self { scratch, recording, model, n_rows, .. } = &mut *self;
+            let queries = (&scratch.queries, padded(model.dim));
+            let codes = (&scratch.query_codes, &scratch.query_heads);
+            pca.project(recording, *n_rows, queries, codes, (&scratch.reduced, stride));
         }
         let Self { scratch, recording, .. } = self;
         let rows = (reduced(searcher, scratch), s, stride);

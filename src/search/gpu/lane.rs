@@ -122,9 +122,13 @@ macro_rules! lane {
 lane! {
     /// Queries as given, rows padded to whole quads.
     queries,
+    /// Codes of queries as given, where the transform wants them.
+    query_codes,
+    /// Their heads.
+    query_heads,
     /// Projected queries.
     reduced,
-    /// Their codes.
+    /// Codes of projected queries.
     codes,
     /// Their heads.
     heads,

@@ -371,11 +371,14 @@ impl GpuSearcher {
             GpuScorer::Pq(pq) => pq.n_tables(),
             GpuScorer::Rrr(_) | GpuScorer::Rows(_) => (0, 0),
         };
+        let (query_codes, query_heads) = self.pca.as_ref().map_or((0, 0), GpuPca::query_bytes);
         let cluster = usize::from(plan.plan == Plan::ClusterMajor);
         let routed = if self.router.is_some() { rows * n_lists } else { 0 };
         Sizes {
             queries: rows * padded(model.dim) * 4,
             reduced: if self.pca.is_some() { rows * padded(self.s) * 4 } else { 0 },
+            query_codes: rows * query_codes,
+            query_heads: rows * query_heads,
             codes: rows * self.steps * 16,
             heads: rows * 16,
             candidates: (rows * plan.stride).max(routed) * 8,

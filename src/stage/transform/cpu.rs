@@ -1,12 +1,51 @@
 //! The transform by SIMD: W is read once for several queries, column sums stay in registers.
 
-use super::Pca;
-use crate::simd::Simd;
+use super::{Axes, Pca};
+use crate::{
+    block::{BLOCK, BlockQuery},
+    simd::{BlockRun, Simd},
+};
 
-/// Reduced queries, `[s]` each, beside the queries.
-pub(crate) fn project<const N: usize>(simd: Simd, pca: &Pca, mut pairs: [(&[f32], &mut Vec<f32>); N]) {
-    for (_, y) in &mut pairs {
-        y.resize(pca.s, 0.0);
+/// A query on its way through.
+pub(crate) struct Projection<'a> {
+    /// As given, `[d]`.
+    pub q: &'a [f32],
+    /// Room for its codes.
+    pub codes: &'a mut BlockQuery,
+    /// What comes out, `[s]`.
+    pub reduced: &'a mut Vec<f32>,
+}
+
+/// Reduces queries.
+pub(crate) fn project<const N: usize>(simd: Simd, pca: &Pca, mut queries: [Projection<'_>; N]) {
+    match &pca.axes {
+        Axes::F16(w) => {
+            for query in &mut queries {
+                query.reduced.resize(pca.s, 0.0);
+            }
+            simd.project_f16(w, queries.map(|query| (query.q, &mut query.reduced[..])));
+        }
+        Axes::Int8 { shape, run } => {
+            // Results are taken out for a while, so that codes can be borrowed beside them.
+            let mut results = queries.each_mut().map(|query| {
+                query.codes.quantise(simd, query.q, shape.query_len());
+                std::mem::take(query.reduced)
+            });
+            for y in &mut results {
+                y.resize(pca.s.next_multiple_of(BLOCK), 0.0);
+            }
+            let columns = BlockRun {
+                shape: *shape,
+                bytes: run,
+                n_vectors: pca.s,
+                queries: queries.each_ref().map(|query| &*query.codes),
+                factor: 1.0,
+            };
+            simd.block_scores(columns, results.each_mut().map(|y| &mut y[..]));
+            for (query, mut y) in queries.into_iter().zip(results) {
+                y.truncate(pca.s);
+                *query.reduced = y;
+            }
+        }
     }
-    simd.project_f16(&pca.w, pairs.map(|(q, y)| (q, &mut y[..])));
 }
