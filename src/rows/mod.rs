@@ -13,6 +13,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::{
+    block::nearest,
     format::{Image, OpenError, TensorDecl, View},
     metric::Metric,
     simd::Simd,
@@ -93,16 +94,19 @@ impl RowStore {
             }
             RowDtype::Sq8 => {
                 let steps: Vec<f32> = range.iter().map(|&(least, most)| (most - least) / 255.0).collect();
+                let least: Vec<f32> = range.iter().map(|r| r.0).collect();
+                let inverses: Vec<f32> =
+                    steps.iter().map(|&step| if step > 0.0 { 1.0 / step } else { 0.0 }).collect();
                 out.par_chunks_exact_mut(dim).enumerate().for_each_init(
                     || vec![0.0; dim],
                     |row, (p, out)| {
                         read(p, row);
-                        for (i, code) in out.iter_mut().enumerate() {
-                            *code = byte_code(row[i], range[i].0, steps[i]);
+                        let scales = least.iter().zip(&inverses);
+                        for ((code, &value), (&min, &inverse)) in out.iter_mut().zip(&*row).zip(scales) {
+                            *code = byte_code(value, min, inverse);
                         }
                     },
                 );
-                let least: Vec<f32> = range.iter().map(|r| r.0).collect();
                 if let Some(min) = parts.get_mut(names.min) {
                     min.copy_from_slice(bytemuck::cast_slice(&least));
                 }
@@ -253,7 +257,10 @@ impl RowStore {
     }
 }
 
+/// The code of `value`; `inverse`: 1 / step.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
-fn byte_code(value: f32, min: f32, step: f32) -> u8 {
-    if step > 0.0 { ((value - min) / step).round_ties_even().clamp(0.0, 255.0) as u8 } else { 0 }
+#[inline(always)]
+fn byte_code(value: f32, min: f32, inverse: f32) -> u8 {
+    // By way of i32, whose conversion is one instruction for several values.
+    nearest(((value - min) * inverse).clamp(0.0, 255.0)) as i32 as u8
 }
