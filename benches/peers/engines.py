@@ -315,10 +315,10 @@ class Nearfield(Engine):
         if d <= 128:
             return [f"IVF{n_lists},APQ{d // 2}x4,Refine(f16)", f"IVF{n_lists}(soar),APQ{d // 2}x4,Refine(f16)"]
         if metric == "l2":
-            scorers = [(f"PCA128,IVF{n_lists // 4},RRR32", "f16"), (f"PCA128,IVF{n_lists // 4},RRR48x4", "sq8"), (f"PCA96,IVF{n_lists // 4},RRR32", "sq8")]
+            scorers = [(f"PCA{s}x8,IVF{n_lists // 4},RRR32", rows) for s, rows in [(128, "f16"), (128, "sq8"), (160, "sq8"), (96, "sq8")]]
         else:
             s = min(192, d)
-            rrr, pq = f"PCA{s},IVF{n_lists}(soar),RRR{s // 3 // 16 * 16}x4", f"PCA{s},IVF{2 * n_lists}(soar),APQ{s // 3}x4"
+            rrr, pq = f"PCA{s}x8,IVF{n_lists}(soar),RRR{s // 3 // 16 * 16}x4", f"PCA{s}x8,IVF{2 * n_lists}(soar),APQ{s // 3}x4"
             scorers = [(rrr, "f16"), (rrr, "sq8"), (pq, "f16"), (pq.replace("soar", "soar=3"), "f16")]
         return [f"{scorer},Refine({rows})" for scorer, rows in scorers]
 
