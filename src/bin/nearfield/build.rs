@@ -27,13 +27,13 @@ use crate::{error::CliError, report};
 ///
 /// Numbers left out of PCA, IVF and RRR are chosen from the data. Specifications that do well:
 ///
-///   PCA,IVF,RRR,Refine(f16)                     any vectors, to begin with
-///   PCA192,IVF1024(soar),RRR64x4,Refine(f16)    embeddings of some hundred dimensions, in batches
-///   PCA192,IVF2048(soar),APQ64x4,Refine(f16)    the same, one query at a time
-///   PCA192,IVF2048(soar=3),APQ64x4,Refine(f16)  the same, queries of another kind than the points
-///   IVF1024(soar),APQ48x4,Refine(f16)           about 100 dimensions, ip or cosine
-///   PCA128,IVF256,RRR32,Refine(sq8)             l2, data that are bytes
-///   Flat                                        exact
+///   PCA,IVF,RRR,Refine(f16)                       any vectors, to begin with
+///   PCA192x8,IVF1024(soar),RRR64x4,Refine(f16)    embeddings of some hundred dimensions, in batches
+///   PCA192x8,IVF2048(soar),APQ64x4,Refine(f16)    the same, one query at a time
+///   PCA192x8,IVF2048(soar=3),APQ64x4,Refine(f16)  the same, queries of another kind than the points
+///   IVF1024(soar),APQ48x4,Refine(f16)             about 100 dimensions, ip or cosine
+///   PCA128x8,IVF256,RRR32,Refine(sq8)             l2, data that are bytes
+///   Flat                                          exact
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {

@@ -186,7 +186,7 @@ impl Pipeline<'_> {
     fn scan_all(self, slots: &mut [Slot], room: &mut Room, groups: &Groups) {
         for list in 0..self.model.lists.len() {
             if list + 1 < self.model.lists.len() && !groups.of(list + 1).is_empty() {
-                self.prefetch(list + 1, usize::MAX);
+                self.prefetch(list + 1, true);
             }
             let (fours, rest) = groups.of(list).as_chunks::<TOGETHER>();
             for readings in fours {

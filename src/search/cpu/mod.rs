@@ -49,9 +49,6 @@ struct Room {
 /// Bytes of lists that caches may hold. Beyond it lists come from memory, and asking for them whole pays.
 const CACHE: usize = 32 << 20;
 
-/// Bytes of a list to ask for where the caches hold it: from there on the hardware follows the stream.
-const HEAD: usize = 1 << 10;
-
 /// Queries that go through a kernel together, at most.
 const TOGETHER: usize = 4;
 
@@ -78,13 +75,13 @@ impl Pipeline<'_> {
 
     /// Scans the lists of one query, the best one first.
     fn scan_own(self, slot: &mut Slot, room: &mut Room) {
-        let ahead = if self.model.scorer.n_bytes() <= CACHE { HEAD } else { usize::MAX };
+        let whole = self.model.scorer.n_bytes() > CACHE;
         if let Some(&(first, _)) = slot.probes.first() {
-            self.prefetch(first as usize, ahead);
+            self.prefetch(first as usize, whole);
         }
         for i in 0..slot.probes.len() {
             if let Some(&(next, _)) = slot.probes.get(i + 1) {
-                self.prefetch(next as usize, ahead);
+                self.prefetch(next as usize, whole);
             }
             let (list, base) = slot.probes[i];
             self.scan(list as usize, [(slot, base)], room);
@@ -178,11 +175,11 @@ impl Pipeline<'_> {
         });
     }
 
-    /// Asks for a list, as far as `most` bytes of its points, ahead of its scan.
-    fn prefetch(self, list: usize, most: usize) {
+    /// Asks for a list ahead of its scan: for all of it, or for as much as it takes until the hardware follows the stream.
+    fn prefetch(self, list: usize, whole: bool) {
         match &self.model.scorer {
-            Scorer::Rrr(rrr) => rrr::cpu::prefetch(rrr, list, most),
-            Scorer::Pq(pq) => pq::cpu::prefetch(pq, list, most),
+            Scorer::Rrr(rrr) => rrr::cpu::prefetch(rrr, list, whole),
+            Scorer::Pq(pq) => pq::cpu::prefetch(pq, list, whole),
             Scorer::Rows(_) => {}
         }
     }

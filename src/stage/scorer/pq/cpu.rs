@@ -24,10 +24,10 @@ impl PqTables {
     }
 }
 
-/// Asks for at most `most` bytes of a list's run, and its α.
-pub(crate) fn prefetch(pq: &Pq, list: usize, most: usize) {
+/// Asks for a list's run, or its first page, and its α.
+pub(crate) fn prefetch(pq: &Pq, list: usize, whole: bool) {
     let run = pq.run(list);
-    simd::prefetch(&run[..run.len().min(most)]);
+    simd::prefetch(&run[..if whole { run.len() } else { run.len().min(4096) }]);
     // α stands in the last line.
     simd::prefetch(&run[run.len().saturating_sub(ALIGN)..]);
 }

@@ -17,12 +17,13 @@ pub(crate) struct RrrScratch {
     rank: BlockQuery,
 }
 
-/// Asks for a list's A and at most `most` bytes of its B.
-pub(crate) fn prefetch(rrr: &Rrr, list: usize, most: usize) {
+/// Asks for a list's A, and its B or the first two blocks of it.
+pub(crate) fn prefetch(rrr: &Rrr, list: usize, whole: bool) {
     let bytes = rrr.shape.a_bytes();
     simd::prefetch(&rrr.a[list * bytes..(list + 1) * bytes]);
     let b = rrr.b_of(list);
-    simd::prefetch(&b[..b.len().min(most)]);
+    let head = b.len().min(2 * rrr.shape.b.code_bytes());
+    simd::prefetch(&b[..if whole { b.len() } else { head }]);
 }
 
 /// Offers every point of a list to the candidates of each query; `range` are its positions. `room`: for as many queries
