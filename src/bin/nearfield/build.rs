@@ -14,7 +14,7 @@ use crate::{error::CliError, report};
 ///   [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
 ///
 ///   PCA<s>                  reduce to s dimensions
-///   PCA<s>x8                the same in int8: faster, most for many dimensions; not where a few of them dwarf the others
+///   PCA<s>x8                the same in int8: as good and faster, most so for many dimensions
 ///   IVF<n_lists>            partition into lists; options, with commas between:
 ///     soar[=1..7]           copies of each point in further lists (SOAR); 1 unless given
 ///     lambda=<λ>            the weight of SOAR's penalty; 1 unless given

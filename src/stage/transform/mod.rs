@@ -10,8 +10,8 @@
 //! - `PCA<s>`: in half precision, `[d, s]`, and queries meet it in f32. The rounding (2⁻¹² relative) is far below what
 //!   int8 costs later. A query reads `2·d·s` bytes.
 //! - `PCA<s>x8`: its columns as blocks (`block.rs`), and queries are rounded to int8 as well, coordinate 0 of both kept in
-//!   f32. A query reads half as much and has four products an instruction. Its rounding is one scale for all d
-//!   coordinates: where a few are far larger than the others, those others lose.
+//!   f32. A query reads half as much and has four products an instruction. Its rounding, one scale for all d coordinates, is
+//!   an error in any direction, of which products of a point with a near one see little.
 //!
 //! Source: Jääsaari, Hyvönen, Roos, "LoRANN: Low-Rank Matrix Factorization for Approximate Nearest Neighbor
 //! Search", NeurIPS 2024, section 4.2.
