@@ -26,12 +26,14 @@ def main():
         parser.add_argument(name)
     parser.add_argument("metric", choices=("ip", "cosine", "l2"))
     parser.add_argument("specs", nargs="+")
-    parser.add_argument("--nearfield", default="target/release/nearfield")
+    parser.add_argument("--nearfield", default="target/release/nearfield", help="the program, as `cargo build --release` makes it")
     parser.add_argument("--train-queries", help="a sample of queries, where they are of another kind than the points")
     parser.add_argument("--batch", default="1", help="1, all, or a number")
     parser.add_argument("--n-rerank", default="20,30,50,100,200")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement")
     args = parser.parse_args()
+    if not os.access(args.nearfield, os.X_OK):
+        parser.error(f"--nearfield: expected the program, got {args.nearfield}: cargo build --release makes it")
     print("| specification | a copy | build | size | " + " | ".join(f"{t:.2f}" for t in TARGETS) + " |")
     print("|---" * (4 + len(TARGETS)) + "|")
     with tempfile.TemporaryDirectory() as folder:

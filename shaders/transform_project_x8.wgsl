@@ -1,7 +1,7 @@
 // y = qW in int8: the columns of W as blocks, met by the queries' codes.
 //
 // A workgroup takes 8 queries × 64 outputs, an invocation one output. Grid: ceil(n_rows / 8) · ceil(y_stride / 64). Reads
-// d + 5 bytes an output and 8 queries. Integer sums are exact; an output is off by two roundings at most where `fma` is
+// d + 5 bytes a column (d - 1 codes, 4 and 2) and 8 queries. Integer sums are exact; an output is off by two roundings at most where `fma` is
 // not fused. Twin: `transform/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: AxesParams;
 @group(0) @binding(1) var<storage, read> runs: array<u32>; // the columns' run

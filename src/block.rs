@@ -118,14 +118,23 @@ impl BlockShape {
         }
     }
 
+    /// Scale and first component of vector `i` in a run of `n_blocks`.
+    pub fn head(self, run: &[u8], n_blocks: usize, i: usize) -> (f32, f32) {
+        let [first_at, _, scale_at] = self.heads(n_blocks);
+        let (first, scale) = (first_at + 4 * i, scale_at + 2 * i);
+        let first = f32::from_le_bytes([run[first], run[first + 1], run[first + 2], run[first + 3]]);
+        (bf16::from_le_bytes([run[scale], run[scale + 1]]).to_f32(), first)
+    }
+
     /// Scale, first component, norm and codes of vector `i` in a run of `n_blocks`: the layout's meaning.
     pub fn decode(self, run: &[u8], n_blocks: usize, i: usize) -> (f32, f32, f32, Vec<i32>) {
-        let [first_at, norm_at, scale_at] = self.heads(n_blocks);
-        let float = |at: usize| {
-            let at = at + i * 4;
+        let at = self.heads(n_blocks)[1] + i * 4;
+        let norm = if self.has_norm {
             f32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]])
+        } else {
+            0.0
         };
-        let scale = bf16::from_le_bytes([run[scale_at + i * 2], run[scale_at + i * 2 + 1]]).to_f32();
+        let (scale, first) = self.head(run, n_blocks, i);
         let codes = &run[i / BLOCK * self.code_bytes()..];
         let lane = i % BLOCK;
         let codes = (0..self.query_len())
@@ -137,7 +146,7 @@ impl BlockShape {
                 }
             })
             .collect();
-        (scale, float(first_at), if self.has_norm { float(norm_at) } else { 0.0 }, codes)
+        (scale, first, norm, codes)
     }
 }
 

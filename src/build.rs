@@ -203,12 +203,6 @@ impl<'a> IndexBuilder<'a> {
             None => (Arrangement::plain(n), None),
         };
 
-        // The reduced rows' range, for byte codes.
-        let reduced_range = match (&pca, spec.scorer) {
-            (Some(pca), ScorerSpec::Sq8) => base.range(|row, out| project_row(pca, row, out), s),
-            _ => range.clone(),
-        };
-
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
         let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
         let mut decls = Lists::declare(sizes, self.ids.is_none(), widest > u64::from(u32::MAX));
@@ -270,17 +264,21 @@ impl<'a> IndexBuilder<'a> {
                 self.quantise(shape, t, &base, pca.as_ref(), &arrangement, partition, &mut parts);
             }
             (ScorerSpec::Sq8 | ScorerSpec::Flat, partition) => {
-                drop(partition);
                 let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
-                let (range, rows) = (&reduced_range[..s], &arrangement.rows);
-                self.write_rows(&SCORER_ROWS, dtype, &mut parts, range, rows, |row, out| match &pca {
-                    Some(pca) => {
-                        let mut full = vec![0.0; d];
-                        base.read(row, &mut full);
-                        project_row(pca, &full, out);
-                    }
-                    None => base.read(row, out),
-                });
+                let rows = &arrangement.rows;
+                if pca.is_some() {
+                    let points = partition.map_or_else(|| base.reduced(pca.as_ref()), |p| p.points);
+                    let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
+                    points.chunks_exact(s).for_each(|row| widen(&mut range, row));
+                    self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                        out.copy_from_slice(&points[row * s..(row + 1) * s]);
+                    });
+                } else {
+                    drop(partition);
+                    self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                        base.read(row, out);
+                    });
+                }
             }
             // The grammar asks for lists before regressions.
             (ScorerSpec::Rrr { .. }, None) => {}
@@ -367,7 +365,8 @@ impl<'a> IndexBuilder<'a> {
             }
             _ => Arrangement::of(&first, 1, n_lists),
         };
-        let keeps = regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
+        // Rows of vectors as they are are read again.
+        let keeps = pca.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
             points: if keeps { points } else { Vec::new() },
@@ -533,25 +532,6 @@ impl<V: Vectors + ?Sized> Source<'_, V> {
         merge(d, pieces)
     }
 
-    /// Each dimension's range after a map to `s` dimensions.
-    fn range(&self, map: impl Fn(&[f32], &mut [f32]) + Sync, s: usize) -> Vec<(f32, f32)> {
-        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
-        let pieces: Vec<Result<_, VectorError>> = (0..n.div_ceil(4096))
-            .into_par_iter()
-            .map(|piece| {
-                let (mut row, mut mapped) = (vec![0.0; d], vec![0.0; s]);
-                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
-                for r in piece * 4096..n.min((piece + 1) * 4096) {
-                    self.read(r, &mut row);
-                    map(&row, &mut mapped);
-                    widen(&mut range, &mapped);
-                }
-                Ok(range)
-            })
-            .collect();
-        merge(s, pieces).unwrap_or_default()
-    }
-
     /// All rows in the reduced space, `[n, s]`.
     fn reduced(&self, pca: Option<&TrainedPca>) -> Vec<f32> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
@@ -614,8 +594,4 @@ fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
         }
     }
     Ok(())
-}
-
-fn project_row(pca: &TrainedPca, row: &[f32], out: &mut [f32]) {
-    linalg::product(linalg::rows(row, 1, row.len()), linalg::rows(&pca.w, row.len(), pca.s), out);
 }

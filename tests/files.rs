@@ -308,3 +308,30 @@ fn files_of_version_1_open() {
         }
     }
 }
+
+#[test]
+fn axes_that_are_not_finite_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.nf");
+    let index = build("PCA17x8,SQ8", Metric::L2, made(60, 20, 1).view());
+    index.save(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    let header = 8 + usize::try_from(u64::from_le_bytes(good[..8].try_into().unwrap())).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&good[8..header]).unwrap();
+    let from = json["transform.axes"]["data_offsets"][0].as_u64().unwrap();
+    let run = header + usize::try_from(from).unwrap();
+    // Two blocks of 19 codes in 5 groups of 4; then a component 0 for each place, then the scales in bf16.
+    let (firsts, scales) = (run + 2 * 5 * 64, run + 2 * 5 * 64 + 32 * 4);
+    for (at, bytes) in [
+        (firsts, &f32::NAN.to_le_bytes()[..]),
+        (firsts + 31 * 4, &f32::INFINITY.to_le_bytes()),
+        (scales, &[0x80, 0x7f]),
+        (scales + 31 * 2, &[0xff, 0xff]),
+    ] {
+        let mut bad = good.clone();
+        bad[at..at + bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, bad).unwrap();
+        let error = Index::open(&path).unwrap_err();
+        assert!(matches!(&error, OpenError::Value { name, .. } if name == "transform.axes"), "{error}");
+    }
+}

@@ -265,8 +265,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.2, help="of each measurement in a round")
     parser.add_argument("--recalls", default="0.90,0.95,0.99")
     parser.add_argument("--out", help="folder for the measured points (JSON lines) and the plots (SVG)")
-    parser.add_argument("--nearfield", default="target/release/nearfield")
+    parser.add_argument("--nearfield", default="target/release/nearfield", help="the program, as `cargo build --release` makes it")
     args = parser.parse_args()
+    if "nearfield" in args.engines and not os.access(args.nearfield, os.X_OK):
+        parser.error(f"--nearfield: expected the program, got {args.nearfield}: cargo build --release makes it")
     if not all(k.isdigit() and int(k) > 0 for k in args.k.split(",")):
         parser.error(f"-k: expected numbers like 10,100, got {args.k}")
     unknown = set(args.engines.split(",")) - set(ENGINES)

@@ -315,7 +315,8 @@ class Nearfield(Engine):
         if d <= 128:
             return [f"IVF{n_lists},APQ{d // 2}x4,Refine(f16)", f"IVF{n_lists}(soar),APQ{d // 2}x4,Refine(f16)"]
         if metric == "l2":
-            scorers = [(f"PCA{s}x8,IVF{n_lists // 4},RRR32", rows) for s, rows in [(128, "f16"), (128, "sq8"), (160, "sq8"), (96, "sq8")]]
+            sizes = dict.fromkeys((min(s, d), rows) for s, rows in [(128, "f16"), (128, "sq8"), (160, "sq8"), (96, "sq8")])
+            scorers = [(f"PCA{s}x8,IVF{n_lists // 4},RRR32", rows) for s, rows in sizes]
         else:
             s = min(192, d)
             rrr, pq = f"PCA{s}x8,IVF{n_lists}(soar),RRR{s // 3 // 16 * 16}x4", f"PCA{s}x8,IVF{2 * n_lists}(soar),APQ{s // 3}x4"

@@ -313,14 +313,18 @@ impl fmt::Debug for Simd {
     }
 }
 
-/// Asks for `bytes` to be brought into the second-level cache; a hint, without effect on results.
+/// Bytes asked for ahead, at most: half of a second-level cache, so that what is being scanned stays there. (Lists of 3.7 MB
+/// asked for whole: a third fewer queries.)
+const AHEAD_MAX: usize = 512 << 10;
+
+/// Asks for `bytes`, as far as there is room, to be brought into the second-level cache; a hint, without effect on results.
 ///
 /// Not into the first level: its few miss buffers would hold up the loads of the row being scored. On a Zen 4
 /// core, f32 rows of 784 dimensions took 0.19 µs each this way and 0.38 µs with the first level as target.
 #[inline]
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
+    for line in bytes[..bytes.len().min(AHEAD_MAX)].chunks(64) {
         // SAFETY: prefetching has no effect but on the cache, and the address is inside a slice.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -65,9 +65,11 @@ fn pca(token: &str, rest: &str) -> Result<TransformSpec, SpecError> {
     let (digits, dtype) = match rest.split_once('x') {
         None => (rest, AxesDtype::F16),
         Some((digits, "8")) => (digits, AxesDtype::Int8),
-        Some(_) => return Err(token_error(token, "PCA<s> or PCA<s>x8")),
+        Some(_) => return Err(token_error(token, "PCA<s>, PCA<s>x8 or PCAx8")),
     };
-    Ok(TransformSpec::Pca { dims: number(token, digits, DIM_MAX)?, dtype })
+    let dims = number(token, digits, DIM_MAX)
+        .map_err(|_| token_error(token, format!("PCA<s> or PCA<s>x8, s from 1 to {DIM_MAX} or left out")))?;
+    Ok(TransformSpec::Pca { dims, dtype })
 }
 
 fn rrr(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {

@@ -11,10 +11,10 @@ use crate::{error::CliError, report};
 ///
 /// The specification names the stages, in order:
 ///
-///   [PCA<s>,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
+///   [PCA<s>[x8],] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
 ///
 ///   PCA<s>                  reduce to s dimensions
-///   PCA<s>x8                the same in int8: as good and faster, most so for many dimensions
+///   PCA<s>x8                the same in int8: faster, and as good unless one dimension is hundreds of times the spread
 ///   IVF<n_lists>            partition into lists; options, with commas between:
 ///     soar[=1..7]           copies of each point in further lists (SOAR); 1 unless given
 ///     lambda=<λ>            the weight of SOAR's penalty; 1 unless given
@@ -25,7 +25,7 @@ use crate::{error::CliError, report};
 ///   SQ8, Flat               a byte a dimension; full vectors
 ///   Refine(f32|f16|sq8)     stored rows for exact scores; without it scores are approximate
 ///
-/// Numbers left out of PCA, IVF and RRR are chosen from the data. Specifications that do well:
+/// Numbers left out of PCA (PCAx8), IVF and RRR are chosen from the data. Specifications that do well:
 ///
 ///   PCA,IVF,RRR,Refine(f16)                       any vectors, to begin with
 ///   PCA192x8,IVF1024(soar),RRR64x4,Refine(f16)    embeddings of some hundred dimensions, in batches

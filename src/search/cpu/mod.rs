@@ -46,8 +46,10 @@ struct Room {
     clock: Clock,
 }
 
-/// Bytes of lists that caches may hold. Beyond it lists come from memory, and asking for them whole pays.
-const CACHE: usize = 32 << 20;
+/// Bytes of lists up to which they are taken to stay in the last-level cache, which has 16 to 64 MiB on today's processors.
+/// Lists from memory are better asked for whole (a million points, 85 MB of lists: 12 to 16 % more queries one at a time),
+/// lists from the cache not (2 to 4 % fewer).
+const CACHED_MAX: usize = 32 << 20;
 
 /// Queries that go through a kernel together, at most.
 const TOGETHER: usize = 4;
@@ -75,7 +77,7 @@ impl Pipeline<'_> {
 
     /// Scans the lists of one query, the best one first.
     fn scan_own(self, slot: &mut Slot, room: &mut Room) {
-        let whole = self.model.scorer.n_bytes() > CACHE;
+        let whole = !self.is_cached();
         if let Some(&(first, _)) = slot.probes.first() {
             self.prefetch(first as usize, whole);
         }
@@ -173,6 +175,11 @@ impl Pipeline<'_> {
             let bytes = router.n_bytes();
             Cost::of(bytes, 2 * N * bytes)
         });
+    }
+
+    /// Whether lists stay in the last-level cache.
+    fn is_cached(self) -> bool {
+        self.model.scorer.n_bytes() <= CACHED_MAX
     }
 
     /// Asks for a list ahead of its scan: for all of it, or for as much as it takes until the hardware follows the stream.

@@ -95,7 +95,8 @@ impl GpuSearcher {
         let n_positions = sizes.n_positions();
         // Ids by point; where there are copies, points and ids by position.
         let ids = if sizes.n_copies > 1 { sizes.n * 4 + n_positions * 8 } else { sizes.n * 4 };
-        let fixed = (ids + n_lists * (2 * s + 16) + model.dim * s * 2) as u64;
+        let axes = model.transform.as_ref().map_or(0, crate::stage::transform::Pca::n_bytes);
+        let fixed = (ids + n_lists * (2 * s + 16) + axes) as u64;
         // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
         let budget = match gpu.memory() {
             None => None,

@@ -99,8 +99,17 @@ impl Pca {
                 Axes::F16(w)
             }
             AxesDtype::Int8 => {
-                let shape = shape(d);
-                Axes::Int8 { shape, run: image.view(AXES, &[shape.run_bytes(s.div_ceil(BLOCK))])? }
+                let (shape, n_blocks) = (shape(d), s.div_ceil(BLOCK));
+                let run: View<u8> = image.view(AXES, &[shape.run_bytes(n_blocks)])?;
+                let is_finite = |column: usize| {
+                    let (scale, first) = shape.head(&run, n_blocks, column);
+                    scale.is_finite() && first.is_finite()
+                };
+                if !(0..n_blocks * BLOCK).all(is_finite) {
+                    let reason = "expected finite scales and components 0".to_owned();
+                    return Err(OpenError::Value { name: AXES.to_owned(), reason });
+                }
+                Axes::Int8 { shape, run }
             }
         };
         Ok(Self { axes, s })
