@@ -20,6 +20,8 @@ use crate::{
         },
         transform::Pca,
     },
+    tune::{self, Tuning},
+    vectors::Vectors,
 };
 
 /// A trained index: cheap to clone, shared between threads.
@@ -34,7 +36,10 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Index(Arc<Model>);
+pub struct Index {
+    model: Arc<Model>,
+    tunings: Arc<[Tuning]>,
+}
 
 /// The stages of an index, viewing its image.
 pub(crate) struct Model {
@@ -137,6 +142,8 @@ impl Index {
             return Err(unfit("n", format!("at most {} in {} lists each", u32::MAX - 1, sizes.n_copies)));
         }
         let lists = Lists::open(&image, sizes)?;
+        let tunings = tune::parse(image.metadata(tune::KEY), lists.len(), n)
+            .ok_or_else(|| unfit(tune::KEY, "operating points of this index, as JSON".to_owned()))?;
         let transform =
             spec.transform.map(|TransformSpec::Pca { dtype, .. }| Pca::open(&image, dim, s, dtype));
         let transform = transform.transpose()?;
@@ -156,19 +163,8 @@ impl Index {
         };
         let refine =
             spec.refine.map(|dtype| RowStore::open(&image, &REFINE_ROWS, dtype, n, dim)).transpose()?;
-        Ok(Self(Arc::new(Model {
-            image,
-            spec,
-            metric,
-            n,
-            dim,
-            seed,
-            lists,
-            transform,
-            router,
-            scorer,
-            refine,
-        })))
+        let model = Model { image, spec, metric, n, dim, seed, lists, transform, router, scorer, refine };
+        Ok(Self { model: Arc::new(model), tunings: tunings.into() })
     }
 
     /// Writes the index to a file, whole or not at all: what was there stays until the new file is
@@ -177,7 +173,22 @@ impl Index {
     /// # Errors
     /// [`SaveError`] with the system's reason; the old file is then unchanged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveError> {
-        self.0.image.save(path.as_ref())
+        self.model.image.save(path.as_ref(), (tune::KEY, &tune::text(&self.tunings)))
+    }
+
+    /// What tuning has measured, by k.
+    #[must_use]
+    pub fn tunings(&self) -> &[Tuning] {
+        &self.tunings
+    }
+
+    /// The same index with a tuning more, in the place of one for the same `k` on the same kind of device. Searchers made of it
+    /// know it, and so do files it is saved to.
+    #[must_use]
+    pub fn with_tuning(&self, tuning: Tuning) -> Self {
+        let mut tunings = self.tunings.to_vec();
+        tune::replace(&mut tunings, tuning);
+        Self { model: self.model.clone(), tunings: tunings.into() }
     }
 
     /// Compares every tensor with its checksum.
@@ -185,7 +196,7 @@ impl Index {
     /// # Errors
     /// [`OpenError::Checksum`] names a damaged tensor.
     pub fn verify(&self) -> Result<(), OpenError> {
-        self.0.image.verify()
+        self.model.image.verify()
     }
 
     /// A searcher on a device.
@@ -193,82 +204,95 @@ impl Index {
     /// # Errors
     /// [`DeviceError`] where the device asked for cannot be used.
     pub fn searcher(&self, device: Device) -> Result<Searcher, DeviceError> {
-        Searcher::new(self.0.clone(), device)
+        Searcher::new(self.model.clone(), self.tunings.clone(), device)
     }
 
     /// The specification, with every number filled in.
     #[must_use]
     pub fn spec(&self) -> IndexSpec {
-        self.0.spec
+        self.model.spec
     }
 
     /// The metric.
     #[must_use]
     pub fn metric(&self) -> Metric {
-        self.0.metric
+        self.model.metric
     }
 
     /// Number of points.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.n
+        self.model.n
     }
 
     /// Never true: an index has at least one point.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.n == 0
+        self.model.n == 0
     }
 
     /// Dimensions of points and queries.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.0.dim
+        self.model.dim
     }
 
     /// Number of lists; 1 without a partition.
     #[must_use]
     pub fn n_lists(&self) -> usize {
-        self.0.lists.len()
+        self.model.lists.len()
     }
 
     /// The seed it was built with.
     #[must_use]
     pub fn seed(&self) -> u64 {
-        self.0.seed
+        self.model.seed
     }
 
     /// Bytes of the index, as a file and in memory.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
-        self.0.image.bytes().len()
+        self.model.image.bytes().len()
     }
 
     /// Lists that hold each point: 1, and one more for each copy that `soar` asks for.
     #[must_use]
     pub fn n_copies(&self) -> usize {
-        self.0.lists.sizes().n_copies
+        self.model.lists.sizes().n_copies
     }
 
     /// Points in each list, copies included.
     #[must_use]
     pub fn list_sizes(&self) -> Vec<usize> {
-        (0..self.0.lists.len()).map(|l| self.0.lists.range(l).len()).collect()
+        (0..self.model.lists.len()).map(|l| self.model.lists.range(l).len()).collect()
     }
 
     /// Bytes that one list more for each point takes, as `soar` adds them: its place, and what it is scored by there.
     #[must_use]
     pub fn copy_bytes(&self) -> usize {
-        let tensors = self.0.image.tensors();
+        let tensors = self.model.image.tensors();
         let bytes = |name: &str| tensors.get(name).map_or(0, |place| place.bytes.len());
         let scored: usize = SCORED_BY_POSITION.map(bytes).iter().sum();
         self.len() * size_of::<u32>() + scored / self.n_copies()
     }
 
+    /// The vectors that the index stores, if it does: those of `Refine`, or of `Flat` and `SQ8` without a reduction or copies.
+    #[must_use]
+    pub fn rows(&self) -> Option<StoredRows<'_>> {
+        let model = &*self.model;
+        let by_point = self.n_copies() == 1 && model.transform.is_none();
+        let rows = match (&model.refine, &model.scorer) {
+            (Some(rows), _) => rows,
+            (None, Scorer::Rows(rows)) if by_point => rows,
+            _ => return None,
+        };
+        Some(StoredRows { model, rows })
+    }
+
     /// The tensors of the file.
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorInfo> {
-        self.0
+        self.model
             .image
             .tensors()
             .iter()
@@ -284,21 +308,49 @@ impl Index {
     /// An entry of the file's metadata, such as `builder`.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.0.image.metadata(key)
+        self.model.image.metadata(key)
     }
 
     pub(crate) fn model(&self) -> &Model {
-        &self.0
+        &self.model
+    }
+}
+
+/// The vectors of an index as it stores them, in an order of its own.
+pub struct StoredRows<'a> {
+    model: &'a Model,
+    rows: &'a RowStore,
+}
+
+impl StoredRows<'_> {
+    /// The id of a row.
+    #[must_use]
+    pub fn id(&self, row: usize) -> u64 {
+        self.model.lists.ids().get(u32::try_from(row).unwrap_or(u32::MAX))
+    }
+}
+
+impl Vectors for StoredRows<'_> {
+    fn n_rows(&self) -> usize {
+        self.model.n
+    }
+
+    fn dim(&self) -> usize {
+        self.model.dim
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.rows.decode(row));
     }
 }
 
 impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Index")
-            .field("spec", &self.0.spec.to_string())
-            .field("metric", &self.0.metric)
-            .field("n", &self.0.n)
-            .field("dim", &self.0.dim)
+            .field("spec", &self.model.spec.to_string())
+            .field("metric", &self.model.metric)
+            .field("n", &self.model.n)
+            .field("dim", &self.model.dim)
             .finish_non_exhaustive()
     }
 }

@@ -50,6 +50,7 @@ mod spec;
 mod stage;
 mod topk;
 mod train;
+pub mod tune;
 mod vectors;
 
 pub use build::{BuildError, IndexBuilder, Progress};
@@ -57,7 +58,7 @@ pub use device::{Device, DeviceError, DeviceInfo};
 pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION};
 #[cfg(feature = "gpu")]
 pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, Tier};
-pub use index::{Index, TensorInfo};
+pub use index::{Index, StoredRows, TensorInfo};
 pub use metric::{Metric, MetricError};
 pub use profile::{KernelTime, Profile, Roof};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};
@@ -67,4 +68,5 @@ pub use spec::{
 };
 pub use topk::NO_ID;
 pub use train::score_aware::{eta, eta_limit};
+pub use tune::{Choice, OperatingPoint, Tuner, Tuning};
 pub use vectors::{VectorError, Vectors};

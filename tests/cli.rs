@@ -174,12 +174,113 @@ fn every_device_writes_the_same_ids() {
             &"--scores",
             &scores,
         ]);
-        assert!(output.status.success() && output.stdout.is_empty());
+        assert!(output.status.success() && text(&output.stdout).contains("5 neighbours of 30 queries"));
         assert!(text(&output.stderr).contains("device: "), "{}", text(&output.stderr));
         assert_eq!(nearfield::io::read_ids(&ids).unwrap().dim(), (30, 5));
         files.push(fs::read(&ids).unwrap());
     }
     assert!(files.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn a_tuned_index_takes_a_recall() {
+    let folder = Folder::new();
+    let (index, truth) = (folder.path("words.nf"), folder.path("truth.npy"));
+    let (base, queries) = (embedded("base.i8bin"), embedded("query.i8bin"));
+    let spec = "PCA128x8,IVF128(soar),RRR32,Refine(f16)";
+    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &"cosine", &"--json"]);
+    let saved = fs::read(&index).unwrap();
+    fails(3, &["not tuned", "nearfield tune"], &[&"search", &index, &queries, &"--recall", &"0.9"]);
+    // Without queries the rows stored in the index stand in.
+    let table = json(&[&"tune", &index, &"--device", &"cpu", &"--json"]);
+    assert_eq!((&table[0]["k"], &table[0]["queries"]), (&10.into(), &1000.into()));
+    assert!(table[0]["points"].as_array().unwrap().len() > 5);
+    assert_ne!(fs::read(&index).unwrap(), saved);
+    assert_eq!(json(&[&"verify", &index, &"--json"])[0]["ok"], true);
+    // As good on the queries, which tuning has not seen.
+    json(&[&"truth", &base, &queries, &"-k", &"10", &"--metric", &"cosine", &"-o", &truth, &"--json"]);
+    let plot = folder.path("curve.svg");
+    let rows = json(&[
+        &"eval",
+        &index,
+        &queries,
+        &"--truth",
+        &truth,
+        &"--base",
+        &base,
+        &"--recall",
+        &"0.8,0.9,0.95",
+        &"--device",
+        &"cpu",
+        &"--seconds",
+        &"0",
+        &"--plot",
+        &plot,
+        &"--json",
+    ]);
+    for (row, target) in rows.iter().zip([0.8, 0.9, 0.95]) {
+        // 200 queries: two deviations are 0.02.
+        assert!(row["recall"].as_f64().unwrap() >= target - 0.02, "{row}");
+    }
+    assert!(fs::read_to_string(&plot).unwrap().contains("prefers-color-scheme"));
+    let output = run(&[&"search", &index, &queries, &"--recall", &"0.9", &"--device", &"cpu"]);
+    assert!(text(&output.stderr).contains("recall: n_probe "), "{}", text(&output.stderr));
+    fails(2, &["--n-probe"], &[&"search", &index, &queries, &"--recall", &"0.9", &"--n-probe", &"3"]);
+    fails(3, &["at most 1", "1.5"], &[&"search", &index, &queries, &"--recall", &"1.5"]);
+    fails(3, &["at most 0.9", "0.99999"], &[&"search", &index, &queries, &"--recall", &"0.99999"]);
+    fails(3, &["k = 20", "up to 10"], &[&"search", &index, &queries, &"--recall", &"0.9", &"-k", &"20"]);
+    // A plot of several results.
+    let (first, second) = (folder.path("a.jsonl"), folder.path("b.jsonl"));
+    let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    fs::write(&first, lines.join("\n")).unwrap();
+    let peer =
+        r#"{"engine": "other", "index": "x", "k": 10, "recall": 0.9, "qps_single": 10.0, "qps_batch": 20.0}"#;
+    fs::write(&second, peer).unwrap();
+    for axes in ["speed", "lists"] {
+        let drawn = json(&[&"plot", &first, &second, &"-o", &plot, &"--axes", &axes, &"--json"]);
+        let curves = if axes == "speed" { 3 } else { 1 };
+        assert_eq!(drawn[0]["curves"], curves);
+    }
+    fails(2, &[".svg"], &[&"plot", &first, &"-o", &folder.path("curve.gif")]);
+    fs::write(&second, "no json").unwrap();
+    fails(3, &["line 1", "JSON"], &[&"plot", &second, &"-o", &plot]);
+}
+
+#[test]
+fn tuning_wants_something_to_compare_with() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(400, 20, 1));
+    let index = folder.path("index.nf");
+    json(&[&"build", &base, &"-o", &index, &"--spec", &"IVF8,RRR16", &"--metric", &"l2", &"--json"]);
+    fails(2, &["--base", "stores no rows"], &[&"tune", &index]);
+    fails(3, &["-k", "399", "400"], &[&"tune", &index, &"--base", &base, &"-k", &"400"]);
+    let half = folder.vectors("half.fbin", &made(200, 20, 1));
+    fails(3, &["--base", "400", "200"], &[&"tune", &index, &"--base", &half]);
+    let other = folder.path("tuned.nf");
+    json(&[&"tune", &index, &"--base", &base, &"-k", &"5", &"-o", &other, &"--json"]);
+    assert!(run(&[&"search", &other, &base, &"-k", &"5", &"--recall", &"0.3"]).status.success());
+}
+
+#[test]
+fn files_convert() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(40, 6, 1));
+    let (tensors, back) = (folder.path("base.safetensors"), folder.path("back.fbin"));
+    let done = json(&[&"convert", &base, &"-o", &tensors, &"--json"]);
+    assert_eq!((&done[0]["n"], &done[0]["d"], &done[0]["dtype"]), (&40.into(), &6.into(), &"f32".into()));
+    assert!(run(&[&"convert", &tensors, &"-o", &back]).status.success());
+    assert_eq!(fs::read(&base).unwrap(), fs::read(&back).unwrap());
+    fails(5, &["u8 does not hold"], &[&"convert", &base, &"-o", &folder.path("base.u8bin")]);
+    assert!(!folder.path("base.u8bin").exists());
+}
+
+#[cfg(feature = "hdf5")]
+#[test]
+fn an_hdf5_file_is_all_that_eval_takes() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats/l2.hdf5");
+    let rows = json(&[&"eval", &"--hdf5", &file, &"--spec", &"Flat", &"--seconds", &"0", &"--json"]);
+    assert_eq!((&rows[0]["recall"], &rows[0]["metric"]), (&1.0.into(), &"l2".into()));
+    fails(2, &["--spec"], &[&"eval", &"--hdf5", &file]);
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn numbers_that_cannot_be() {
     assert!(matches!(error, SearchError::TooLarge { .. }), "{error}");
     // More than there is: clamped, and said on request.
     let params = SearchParams::new(5).n_probe(900).n_rerank(2);
-    let effort = searcher.effort(params);
+    let effort = searcher.effort(params).unwrap();
     assert_eq!((effort.n_probe, effort.n_rerank), (4, 5));
     assert!(searcher.search(base.view(), params).is_ok());
     assert_eq!(searcher.search(base.view(), SearchParams::new(60)).unwrap().ids.dim(), (50, 60));

@@ -107,10 +107,33 @@ impl ImageBuilder {
     }
 }
 
+impl Image {
+    /// Where the tensors begin.
+    pub fn data_start(&self) -> usize {
+        self.tensors.values().map(|place| place.bytes.start).min().unwrap_or(self.bytes.len())
+    }
+
+    /// The header for the same tensors, with another value of a metadata entry.
+    pub fn header_with(&self, key: &str, value: &str) -> Vec<u8> {
+        let start = self.data_start();
+        let mut metadata = self.metadata.clone();
+        metadata.insert(key.to_owned(), value.to_owned());
+        let tensors: Vec<(&str, TensorPlace)> = self
+            .tensors
+            .iter()
+            .map(|(name, place)| {
+                let bytes = place.bytes.start - start..place.bytes.end - start;
+                (name.as_str(), TensorPlace { bytes, ..place.clone() })
+            })
+            .collect();
+        header(&metadata, &tensors, |name| metadata.get(&checksum_key(name)).cloned().unwrap_or_default())
+    }
+}
+
 /// The header, length word included; tensor places are relative to its end.
 fn header(
     metadata: &BTreeMap<String, String>,
-    tensors: &[(&'static str, TensorPlace)],
+    tensors: &[(&str, TensorPlace)],
     sum: impl Fn(&str) -> String,
 ) -> Vec<u8> {
     let mut entries: BTreeMap<&str, Value> = tensors

@@ -21,10 +21,18 @@ pub struct SaveError {
 }
 
 impl Image {
-    /// Writes the image to a file.
-    pub fn save(&self, path: &Path) -> Result<(), SaveError> {
-        write_atomically(path, |file| file.write_all(self.bytes()))
-            .map_err(|source| SaveError { path: path.to_owned(), source })
+    /// Writes the image to a file, one entry of its metadata as given; an empty list is none.
+    pub fn save(&self, path: &Path, (key, value): (&str, &str)) -> Result<(), SaveError> {
+        let done = if self.metadata(key).unwrap_or("[]") == value {
+            write_atomically(path, |file| file.write_all(self.bytes()))
+        } else {
+            let header = self.header_with(key, value);
+            write_atomically(path, |file| {
+                file.write_all(&header)?;
+                file.write_all(&self.bytes()[self.data_start()..])
+            })
+        };
+        done.map_err(|source| SaveError { path: path.to_owned(), source })
     }
 }
 

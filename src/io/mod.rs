@@ -1,24 +1,36 @@
 //! Vector files, by extension, and files of ids.
 //!
-//! | extension | layout |
-//! |---|---|
-//! | `.npy` | NumPy array `[n, d]`, C order: f32, f16, u8, i8 |
-//! | `.fvecs` `.bvecs` `.ivecs` | each row: its length as i32, then f32, u8 or i32 values |
-//! | `.fbin` `.u8bin` `.i8bin` `.ibin` | n and d as u32, then f32, u8, i8 or i32 values |
+//! | extension | layout | feature |
+//! |---|---|---|
+//! | `.npy` | NumPy array `[n, d]`, C order | |
+//! | `.fvecs` `.bvecs` `.ivecs` | each row: its length as i32, then f32, u8 or i32 values | |
+//! | `.fbin` `.u8bin` `.i8bin` `.ibin` | n and d as u32, then f32, u8, i8 or i32 values | |
+//! | `.safetensors` | a tensor `[n, d]`: `file.safetensors:name` | |
+//! | `.hdf5` `.h5` | a dataset `[n, d]`: `file.hdf5:train` | `hdf5` |
+//! | `.parquet` `.arrow` `.feather` `.ipc` | a column of lists: `file.parquet:embedding` | `arrow` |
 //!
-//! All are little-endian. Files are mapped, and rows converted to f32 as they are read: a file of bytes is
-//! never held in memory as floats. A file must not be truncated or changed while it is open.
+//! A name behind the colon is not needed where a file holds only one thing that may be meant. Values are f32, f16, f64, u8,
+//! i8 or i32, ids integers of 32 or 64 bits. The files above the line of features are mapped, and rows converted to f32 as
+//! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
+//! is open. The others are read into memory.
 
+#[cfg(feature = "arrow")]
+mod columns;
+mod convert;
+#[cfg(feature = "hdf5")]
+mod hdf5;
 mod npy;
 mod table;
+mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use half::f16;
 use ndarray::Array2;
 
+pub use convert::convert;
 pub use npy::{write_ids, write_scores};
-use table::{Element, Table};
+use table::{Element, Kind, Table};
 
 use crate::{topk::NO_ID, vectors::Vectors};
 
@@ -52,29 +64,30 @@ pub enum FileError {
     },
 }
 
-const VECTOR_EXTENSIONS: &str = ".npy, .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin or .ibin";
-const ID_EXTENSIONS: &str = ".npy, .ivecs or .ibin";
+const EXTENSIONS: &str = ".npy, .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .ibin, .safetensors, .hdf5, .h5, .parquet, .arrow, .feather or .ipc";
+const ID_EXTENSIONS: &str =
+    ".npy, .ivecs, .ibin, .safetensors, .hdf5, .h5, .parquet, .arrow, .feather or .ipc";
 
-/// A mapped file of vectors.
+/// An open file of vectors.
 pub struct VectorFile(Table);
 
 impl VectorFile {
-    /// Maps a file and checks its layout.
+    /// Opens a file, or the part of it behind a colon, and checks its layout.
     ///
     /// # Errors
     /// [`FileError`] names the file, what was expected and what was found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
-        let table = Table::open(path.as_ref(), VECTOR_EXTENSIONS)?;
+        let table = Table::open(path.as_ref(), Kind::Vectors, EXTENSIONS)?;
         if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
             return Err(FileError::Malformed {
                 path: path.as_ref().to_owned(),
-                reason: format!("expected f32, f16, u8, i8 or i32 values, got {}", table.element.name()),
+                reason: format!("expected f32, f16, f64, u8, i8 or i32 values, got {}", table.element.name()),
             });
         }
         Ok(Self(table))
     }
 
-    /// Type of the stored values: `f32`, `f16`, `u8`, `i8` or `i32`.
+    /// Type of the stored values: `f32`, `f16`, `f64`, `u8`, `i8` or `i32`.
     #[must_use]
     pub fn dtype(&self) -> &'static str {
         self.0.element.name()
@@ -93,28 +106,30 @@ impl Vectors for VectorFile {
     fn read(&self, row: usize, out: &mut [f32]) {
         let bytes = self.0.row(row);
         match self.0.element {
-            Element::F32 => convert(bytes, out, f32::from_le_bytes),
+            Element::F32 => values(bytes, out, f32::from_le_bytes),
             Element::F16 => {
                 // Aligned in any NumPy file; then converted many at a time.
                 match bytemuck::try_cast_slice::<u8, f16>(bytes) {
                     Ok(half) if cfg!(target_endian = "little") => {
                         half::slice::HalfFloatSliceExt::convert_to_f32_slice(half, out);
                     }
-                    _ => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+                    _ => values(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
                 }
             }
-            Element::U8 => convert(bytes, out, |[b]: [u8; 1]| f32::from(b)),
-            Element::I8 => convert(bytes, out, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
-            Element::I32 => convert(bytes, out, |b| i32::from_le_bytes(b) as f32),
+            #[allow(clippy::cast_possible_truncation, reason = "vectors are f32 here")]
+            Element::F64 => values(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            Element::U8 => values(bytes, out, |[b]: [u8; 1]| f32::from(b)),
+            Element::I8 => values(bytes, out, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
+            Element::I32 => values(bytes, out, |b| i32::from_le_bytes(b) as f32),
             // Refused on opening.
             Element::I64 | Element::U64 | Element::U32 => {}
         }
     }
 }
 
-fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
-    let (values, _) = bytes.as_chunks::<N>();
-    for (out, &bytes) in out.iter_mut().zip(values) {
+fn values<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    let (rows, _) = bytes.as_chunks::<N>();
+    for (out, &bytes) in out.iter_mut().zip(rows) {
         *out = value(bytes);
     }
 }
@@ -126,7 +141,7 @@ fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]
 /// [`FileError`] names the file, what was expected and what was found.
 pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
     let path = path.as_ref();
-    let table = Table::open(path, ID_EXTENSIONS)?;
+    let table = Table::open(path, Kind::Ids, ID_EXTENSIONS)?;
     let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
     let mut ids = Vec::with_capacity(table.n_rows * table.width);
     let signed = |v: i64| u64::try_from(v).unwrap_or(NO_ID);
@@ -145,4 +160,14 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
         }
     }
     Array2::from_shape_vec((table.n_rows, table.width), ids).map_err(|e| malformed(e.to_string()))
+}
+
+/// The metric that an ann-benchmarks or VIBE file names in its attribute `distance`.
+///
+/// # Errors
+/// [`FileError`] where there is none that is known here.
+#[cfg(feature = "hdf5")]
+pub fn hdf5_metric(path: impl AsRef<Path>) -> Result<crate::Metric, FileError> {
+    let path = path.as_ref();
+    hdf5::metric(path).map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
 }

@@ -42,6 +42,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     let element = match kind.trim_matches('\'') {
         "<f4" => Element::F32,
         "<f2" => Element::F16,
+        "<f8" => Element::F64,
         "|u1" | "<u1" => Element::U8,
         "|i1" | "<i1" => Element::I8,
         "<i4" => Element::I32,
@@ -50,7 +51,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
         "<u8" => Element::U64,
         _ => {
             return Err(format!(
-                "expected little-endian f32, f16, u8 or i8 (ids: i32, i64, u32, u64), got {kind}; in numpy: .astype(\"float32\")"
+                "expected little-endian f32, f16, f64, u8 or i8 (ids: i32, i64, u32, u64), got {kind}; in numpy: .astype(\"float32\")"
             ));
         }
     };
@@ -74,6 +75,31 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     let small = |v: u64| usize::try_from(v).map_err(|_| format!("{v} does not fit this machine"));
     let (n_rows, width) = (small(n_rows)?, small(width)?);
     Ok(Layout { element, n_rows, width, start, stride: width * element.bytes() })
+}
+
+/// The header of an array, as NumPy writes version 1.
+pub(super) fn header(element: Element, n_rows: usize, width: usize) -> Vec<u8> {
+    let descr = match element {
+        Element::F32 => "<f4",
+        Element::F16 => "<f2",
+        Element::F64 => "<f8",
+        Element::U8 => "|u1",
+        Element::I8 => "|i1",
+        Element::I32 => "<i4",
+        Element::U32 => "<u4",
+        Element::I64 => "<i8",
+        Element::U64 => "<u8",
+    };
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({n_rows}, {width}), }}");
+    // Ten bytes of magic and length stand before; values begin on a cache line.
+    while (10 + text.len() + 1) % 64 != 0 {
+        text.push(' ');
+    }
+    text.push('\n');
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend(text.into_bytes());
+    out
 }
 
 /// Writes ids as i64, [`NO_ID`] as −1.

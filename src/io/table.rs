@@ -1,14 +1,19 @@
-//! A mapped file seen as a table: rows of equal width at a fixed stride.
+//! A table: rows of equal width at a fixed stride, mapped from a file or held in memory.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
-use super::{FileError, npy};
+use super::{FileError, npy, tensors};
 
 /// Type of a table's values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Element {
+    #[default]
     F32,
     F16,
+    F64,
     U8,
     I8,
     I32,
@@ -18,12 +23,15 @@ pub(super) enum Element {
 }
 
 impl Element {
+    pub const ALL: [Self; 9] =
+        [Self::F32, Self::F16, Self::F64, Self::U8, Self::I8, Self::I32, Self::U32, Self::I64, Self::U64];
+
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
             Self::F16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::I64 | Self::U64 => 8,
+            Self::F64 | Self::I64 | Self::U64 => 8,
         }
     }
 
@@ -31,6 +39,7 @@ impl Element {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::F64 => "f64",
             Self::U8 => "u8",
             Self::I8 => "i8",
             Self::I32 => "i32",
@@ -39,6 +48,14 @@ impl Element {
             Self::U64 => "u64",
         }
     }
+}
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Vectors,
+    Ids,
+    Any,
 }
 
 /// Where rows stand in a file.
@@ -52,9 +69,39 @@ pub(super) struct Layout {
     pub stride: usize,
 }
 
-/// A mapped table.
+/// A table in memory, one row after the other.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub element: Element,
+    pub n_rows: usize,
+    pub width: usize,
+    /// Little-endian.
+    pub bytes: Vec<u8>,
+}
+
+#[cfg(feature = "arrow")]
+impl Held {
+    /// Makes sure that further rows are like those before.
+    pub fn begin(&mut self, element: Element, width: usize) -> Result<(), String> {
+        if self.n_rows == 0 {
+            (self.element, self.width) = (element, width);
+        }
+        if (self.element, self.width) == (element, width) {
+            return Ok(());
+        }
+        Err(format!(
+            "expected rows of {} {} values, got {width} of {} in row {}",
+            self.width,
+            self.element.name(),
+            element.name(),
+            self.n_rows
+        ))
+    }
+}
+
+/// An open table.
 pub(super) struct Table {
-    map: Option<memmap2::Mmap>,
+    bytes: Bytes,
     pub element: Element,
     pub n_rows: usize,
     pub width: usize,
@@ -62,58 +109,137 @@ pub(super) struct Table {
     stride: usize,
 }
 
+enum Bytes {
+    /// An empty file cannot be mapped on every system.
+    Empty,
+    Map(memmap2::Mmap),
+    #[cfg(any(feature = "arrow", feature = "hdf5"))]
+    Held(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Empty => &[],
+            Self::Map(map) => map,
+            #[cfg(any(feature = "arrow", feature = "hdf5"))]
+            Self::Held(bytes) => bytes,
+        }
+    }
+}
+
+/// Files that hold several tables, one of which is named behind a colon.
+const CONTAINERS: [&str; 7] = [".safetensors", ".hdf5", ".h5", ".parquet", ".arrow", ".feather", ".ipc"];
+
+/// A file, and which of its tables is meant: `file.hdf5:train`.
+pub(super) fn split(path: &Path) -> (PathBuf, Option<&str>) {
+    if let Some(text) = path.to_str().filter(|_| !path.exists()) {
+        for (colon, _) in text.match_indices(':') {
+            let (file, part) = (&text[..colon], &text[colon + 1..]);
+            if !part.is_empty() && CONTAINERS.iter().any(|end| file.to_ascii_lowercase().ends_with(end)) {
+                return (PathBuf::from(file), Some(part));
+            }
+        }
+    }
+    (path.to_owned(), None)
+}
+
 impl Table {
-    /// Maps a file by its extension; `expected` lists the extensions that make sense here.
-    pub fn open(path: &Path, expected: &'static str) -> Result<Self, FileError> {
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    /// Opens a file by its extension; `expected` lists the extensions that make sense here.
+    pub fn open(path: &Path, kind: Kind, expected: &'static str) -> Result<Self, FileError> {
+        let (file_path, part) = split(path);
+        let extension =
+            file_path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         if extension.is_empty() || !expected.contains(&format!(".{extension}")) {
             return Err(FileError::Extension { path: path.to_owned(), expected });
         }
-        let io = |source| FileError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
+        let io = |source| FileError::Io { path: file_path.clone(), source };
+        let file = File::open(&file_path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(io(std::io::Error::other("it is not a regular file")));
         }
-        // An empty file cannot be mapped on every system.
-        let map = if metadata.len() == 0 {
-            None
-        } else {
-            // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
-            // meanwhile ends the process with SIGBUS, as the module's documentation says.
-            Some(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
+        let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
+        let table = match Self::hold(&file_path, &extension, part, kind) {
+            Some(held) => held.map_err(malformed)?,
+            None => {
+                let bytes = if metadata.len() == 0 {
+                    Bytes::Empty
+                } else {
+                    // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
+                    // meanwhile ends the process with SIGBUS, as the module's documentation says.
+                    Bytes::Map(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
+                };
+                let layout = match extension.as_str() {
+                    "npy" => npy::layout(&bytes),
+                    "safetensors" => tensors::layout(&bytes, part),
+                    "fvecs" => vecs(&bytes, Element::F32),
+                    "bvecs" => vecs(&bytes, Element::U8),
+                    "ivecs" => vecs(&bytes, Element::I32),
+                    "fbin" => bin(&bytes, Element::F32),
+                    "u8bin" => bin(&bytes, Element::U8),
+                    "i8bin" => bin(&bytes, Element::I8),
+                    _ => bin(&bytes, Element::I32),
+                }
+                .map_err(malformed)?;
+                let Layout { element, n_rows, width, start, stride } = layout;
+                Self { bytes, element, n_rows, width, start, stride }
+            }
         };
-        let bytes = map.as_deref().unwrap_or_default();
-        let layout = match extension.as_str() {
-            "npy" => npy::layout(bytes),
-            "fvecs" => vecs(bytes, Element::F32),
-            "bvecs" => vecs(bytes, Element::U8),
-            "ivecs" => vecs(bytes, Element::I32),
-            "fbin" => bin(bytes, Element::F32),
-            "u8bin" => bin(bytes, Element::U8),
-            "i8bin" => bin(bytes, Element::I8),
-            _ => bin(bytes, Element::I32),
+        if table.width == 0 && table.n_rows > 0 {
+            let reason = format!("expected rows of at least one value, got {} empty rows", table.n_rows);
+            return Err(malformed(reason));
         }
-        .map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })?;
-        if layout.width == 0 && layout.n_rows > 0 {
-            let reason = format!("expected rows of at least one value, got {} empty rows", layout.n_rows);
-            return Err(FileError::Malformed { path: path.to_owned(), reason });
-        }
-        Ok(Self {
-            map,
-            element: layout.element,
-            n_rows: layout.n_rows,
-            width: layout.width,
-            start: layout.start,
-            stride: layout.stride,
-        })
+        Ok(table)
+    }
+
+    /// A table of a file that cannot be read in place; nothing for the others.
+    #[cfg_attr(
+        not(all(feature = "arrow", feature = "hdf5")),
+        allow(unused_variables, reason = "which formats there are is chosen by features")
+    )]
+    fn hold(path: &Path, extension: &str, part: Option<&str>, kind: Kind) -> Option<Result<Self, String>> {
+        let held: Result<Held, String> = match extension {
+            #[cfg(feature = "arrow")]
+            "parquet" => super::columns::read_parquet(path, part, kind),
+            #[cfg(feature = "arrow")]
+            "arrow" | "feather" | "ipc" => super::columns::read_arrow(path, part, kind),
+            #[cfg(not(feature = "arrow"))]
+            "parquet" | "arrow" | "feather" | "ipc" => Err(lacks("arrow")),
+            #[cfg(feature = "hdf5")]
+            "hdf5" | "h5" => super::hdf5::read(path, part, kind),
+            #[cfg(not(feature = "hdf5"))]
+            "hdf5" | "h5" => Err(lacks("hdf5")),
+            _ => return None,
+        };
+        #[cfg(any(feature = "arrow", feature = "hdf5"))]
+        return Some(held.map(|held| Self {
+            element: held.element,
+            n_rows: held.n_rows,
+            width: held.width,
+            start: 0,
+            stride: held.width * held.element.bytes(),
+            bytes: Bytes::Held(held.bytes),
+        }));
+        #[cfg(not(any(feature = "arrow", feature = "hdf5")))]
+        Some(held.and(Err(String::new())))
     }
 
     /// The bytes of a row's values.
     pub fn row(&self, row: usize) -> &[u8] {
         let at = self.start + row * self.stride;
-        &self.map.as_deref().unwrap_or_default()[at..at + self.width * self.element.bytes()]
+        &self.bytes[at..at + self.width * self.element.bytes()]
     }
+}
+
+/// Why a format is not read.
+#[cfg(not(all(feature = "arrow", feature = "hdf5")))]
+pub(super) fn lacks(feature: &str) -> String {
+    format!(
+        "this build lacks the feature `{feature}`, which reads and writes such files: cargo install with --features {feature}"
+    )
 }
 
 /// The little-endian u32 at `at`.

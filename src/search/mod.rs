@@ -21,13 +21,14 @@ use crate::{
     simd::Simd,
     topk::NO_ID,
     train::kmeans::normalise,
+    tune::{self, Choice, Tuning},
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
 
 /// How to search.
 ///
 /// Lists probed and candidates reranked trade speed for recall; both have defaults that suit a first try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SearchParams {
     /// Neighbours a query; more than there are points is allowed, missing places are marked.
     pub k: usize,
@@ -37,13 +38,15 @@ pub struct SearchParams {
     pub n_rerank: Option<usize>,
     /// Threads for a batch: 0 takes rayon's current pool, 1 stays on the calling thread.
     pub threads: usize,
+    /// Recall to reach, in the place of `n_probe` and `n_rerank`: see [`SearchParams::recall`].
+    pub recall: Option<f64>,
 }
 
 impl SearchParams {
     /// The `k` nearest, with default effort, on rayon's current pool.
     #[must_use]
     pub fn new(k: usize) -> Self {
-        Self { k, n_probe: None, n_rerank: None, threads: 0 }
+        Self { k, n_probe: None, n_rerank: None, threads: 0, recall: None }
     }
 
     /// Lists read a query.
@@ -57,6 +60,14 @@ impl SearchParams {
     #[must_use]
     pub fn n_rerank(mut self, n_rerank: usize) -> Self {
         self.n_rerank = Some(n_rerank);
+        self
+    }
+
+    /// Recall to reach, above 0 and at most 1: the fastest effort that reached it when the index was tuned
+    /// ([`crate::Tuner`], `nearfield tune`). [`Searcher::choose`] says which that is.
+    #[must_use]
+    pub fn recall(mut self, recall: f64) -> Self {
+        self.recall = Some(recall);
         self
     }
 
@@ -115,6 +126,36 @@ pub enum SearchError {
     /// No thread pool could be made.
     #[error("threads: {0}")]
     Threads(String),
+    /// A recall that cannot be.
+    #[error("recall: expected a number above 0, at most 1, got {given}")]
+    RecallRange {
+        /// The recall given.
+        given: String,
+    },
+    /// A recall beside the numbers that it stands for.
+    #[error("recall: expected it without {name}, which it stands for")]
+    RecallAndEffort {
+        /// The number given.
+        name: &'static str,
+    },
+    /// Nothing is known of the recall of `k` neighbours.
+    #[error("recall: expected an index tuned for k = {k} or more, {}", tuned_for(*tuned))]
+    NotTuned {
+        /// Neighbours asked for.
+        k: usize,
+        /// The largest `k` it was tuned for.
+        tuned: Option<usize>,
+    },
+    /// More than the index reaches.
+    #[error("recall: expected at most {best}, the best that tuning for k = {k} found, got {given}")]
+    RecallTooHigh {
+        /// The recall given.
+        given: String,
+        /// The best there is.
+        best: String,
+        /// Neighbours tuned for.
+        k: usize,
+    },
     /// The GPU failed, or is gone.
     #[cfg(feature = "gpu")]
     #[error(transparent)]
@@ -122,6 +163,13 @@ pub enum SearchError {
     /// The device has no clock.
     #[error("profile: {0} does not tell where its time goes; the CPU does, and GPUs with timestamp queries")]
     NoProfile(String),
+}
+
+fn tuned_for(tuned: Option<usize>) -> String {
+    match tuned {
+        Some(k) => format!("this one is for up to {k}: run `nearfield tune` with the larger k"),
+        None => "this one is not tuned: run `nearfield tune`".to_owned(),
+    }
 }
 
 /// Places of one result, at most: 12 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
@@ -142,6 +190,7 @@ pub(crate) fn filled<T: Clone>(n: usize, k: usize, value: T) -> Option<Array2<T>
 /// thread. Which way changes the speed, never the answer.
 pub struct Searcher {
     model: Arc<Model>,
+    tunings: Arc<[Tuning]>,
     backend: Backend,
     device: DeviceInfo,
     scratch: Mutex<Vec<cpu::Scratch>>,
@@ -206,13 +255,17 @@ impl Backend {
 }
 
 impl Searcher {
-    pub(crate) fn new(model: Arc<Model>, device: Device) -> Result<Self, DeviceError> {
+    pub(crate) fn new(
+        model: Arc<Model>,
+        tunings: Arc<[Tuning]>,
+        device: Device,
+    ) -> Result<Self, DeviceError> {
         let (backend, device) = Backend::choose(
             #[cfg(feature = "gpu")]
             &model,
             device,
         )?;
-        Ok(Self { model, backend, device, scratch: Mutex::new(Vec::new()) })
+        Ok(Self { model, tunings, backend, device, scratch: Mutex::new(Vec::new()) })
     }
 
     /// The device in use, and why.
@@ -231,17 +284,37 @@ impl Searcher {
         }
     }
 
+    /// What the recall asked for means for this index, and what that rests on; nothing if none is asked for.
+    ///
+    /// # Errors
+    /// [`SearchError`] where the index is not tuned, or the recall is out of its reach.
+    pub fn choose(&self, params: SearchParams) -> Result<Option<Choice>, SearchError> {
+        let Some(recall) = params.recall else { return Ok(None) };
+        for (name, value) in [("n_probe", params.n_probe), ("n_rerank", params.n_rerank)] {
+            if value.is_some() {
+                return Err(SearchError::RecallAndEffort { name });
+            }
+        }
+        tune::choose(&self.tunings, &self.device.name, params.k, recall).map(Some)
+    }
+
     /// The effort that these parameters mean for this index.
-    #[must_use]
-    pub fn effort(&self, params: SearchParams) -> Effort {
+    ///
+    /// # Errors
+    /// As [`Searcher::choose`].
+    pub fn effort(&self, params: SearchParams) -> Result<Effort, SearchError> {
+        let (mut n_probe, mut n_rerank) = (params.n_probe, params.n_rerank);
+        if let Some(choice) = self.choose(params)? {
+            (n_probe, n_rerank) = (Some(choice.effort.n_probe), Some(choice.effort.n_rerank));
+        }
         let n_lists = self.model.lists.len();
-        let n_probe = params.n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
+        let n_probe = n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
         let n_rerank = if self.model.refine.is_some() {
-            params.n_rerank.unwrap_or_else(|| params.k.saturating_mul(5).max(50)).max(params.k)
+            n_rerank.unwrap_or_else(|| params.k.saturating_mul(5).max(50)).max(params.k)
         } else {
             params.k
         };
-        Effort { n_probe, n_rerank: n_rerank.min(self.model.n) }
+        Ok(Effort { n_probe, n_rerank: n_rerank.min(self.model.n) })
     }
 
     /// The `k` nearest points of each query, `[n_queries, d]`.
@@ -304,7 +377,7 @@ impl Searcher {
         let (Some(mut ids), Some(mut scores)) = (ids, scores) else { return Err(too_large) };
         let times = Mutex::new(Profile::default());
         let clock = profile.is_some().then_some(&times);
-        let request = Request { queries, effort: self.effort(params), k, clock };
+        let request = Request { queries, effort: self.effort(params)?, k, clock };
         let host = match &self.backend {
             Backend::Host(host) => *host,
             #[cfg(feature = "gpu")]

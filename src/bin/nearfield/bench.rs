@@ -152,7 +152,7 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
     params.n_rerank = args.n_rerank.or((args.base.is_none()).then_some(embedded::N_RERANK));
     params.threads = if args.threads == Some(1) { 1 } else { 0 };
     let Some(first) = searchers.first() else { return Ok(()) };
-    let effort = first.effort(params);
+    let effort = first.effort(params)?;
     report::say_clamped(&index, params, effort);
     let judged = all.slice(s![..all.nrows().min(JUDGED), ..]);
     // Refused here with the library's words, before anything takes time.

@@ -2,15 +2,18 @@
 
 mod bench;
 mod build;
+mod convert;
 mod demo;
 mod devices;
 mod embedded;
 mod error;
 mod eval;
 mod info;
+mod plot;
 mod report;
 mod search;
 mod truth;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -44,7 +47,10 @@ enum Command {
     Search(search::Args),
     Truth(truth::Args),
     Eval(eval::Args),
+    Tune(tune::Args),
+    Plot(plot::Args),
     Bench(bench::Args),
+    Convert(convert::Args),
     /// Show what an index consists of.
     Info(info::Args),
     /// Check an index file against its checksums.
@@ -63,6 +69,9 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(&args, json),
         Command::Truth(args) => truth::run(&args, json),
         Command::Eval(args) => eval::run(&args, json),
+        Command::Plot(args) => plot::run(&args, json),
+        Command::Tune(args) => tune::run(&args, json),
+        Command::Convert(args) => convert::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Info(args) => info::show(&args, json),
         Command::Verify(args) => info::verify(&args, json),

@@ -23,6 +23,9 @@ pub struct Args {
     /// Candidates scored exactly: more find more and take longer. 5·k, at least 50, if not given.
     #[arg(long)]
     n_rerank: Option<usize>,
+    /// Recall to reach, as 0.95, in the place of --n-probe and --n-rerank: the fastest that reached it in `nearfield tune`.
+    #[arg(long, conflicts_with_all = ["n_probe", "n_rerank"])]
+    recall: Option<f64>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Read the index into memory (huge pages) instead of mapping it: slower to open, faster to search.
@@ -82,7 +85,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     params.n_probe = args.n_probe;
     params.n_rerank = args.n_rerank;
     params.threads = if args.threads == Some(1) { 1 } else { 0 };
-    report::say_clamped(&index, params, searcher.effort(params));
+    params.recall = args.recall;
+    if let Some(choice) = searcher.choose(params)? {
+        let (n_probe, n_rerank) = (choice.effort.n_probe, choice.effort.n_rerank);
+        let about = format!("{:.4} when tuned for k = {} on {}", choice.recall, choice.k, choice.device);
+        eprintln!("recall: n_probe {n_probe}, n_rerank {n_rerank} ({about})");
+    }
+    report::say_clamped(&index, params, searcher.effort(params)?);
     let n = queries.n_rows();
     if n == 0 {
         // The library's own words for it.
@@ -92,6 +101,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let mut scores = Vec::new();
     let mut missing = 0;
     let mut profile = nearfield::Profile::default();
+    let since = std::time::Instant::now();
     let bar = report::bar("search", n as u64);
     for start in (0..n).step_by(STEP) {
         let window = Window { vectors: &queries, start, n_rows: STEP.min(n - start) };
@@ -132,7 +142,16 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             ndarray::Array2::from_shape_vec(shape, scores).map_err(|e| CliError::Input(e.to_string()))?;
         io::write_scores(path, scores.view())?;
     }
-    Ok(())
+    let Some(path) = &args.output else { return Ok(()) };
+    let took = since.elapsed();
+    if json {
+        return report::line(
+            &json!({ "queries": n, "k": args.k, "device": searcher.device().name, "search_s": took.as_secs_f64() })
+                .to_string(),
+        );
+    }
+    let (shown, k) = (path.display(), args.k);
+    report::line(&format!("{shown}: {k} neighbours of {n} queries in {}", report::duration(took)))
 }
 
 /// A search error whose row counts from the file's first query.

@@ -1,0 +1,324 @@
+//! `nearfield plot`, and the plots of other commands.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use plotters::{
+    coord::{Shift, ranged1d::ValueFormatter},
+    prelude::*,
+};
+use serde_json::{Value, json};
+
+use crate::{error::CliError, report};
+
+/// Draw curves of recall and speed from measured rows.
+///
+/// Rows are JSON lines, as `nearfield eval --json` and benches/peers/beside.py print them; several files make one plot, with a
+/// curve for each index and device (or engine). Of each curve only points that no other of it beats in both are drawn.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Files of JSON lines.
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+    /// Plot to write: .svg, which follows the reader's light or dark scheme.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// What is drawn: queries a second against recall, or recall against the lists read (to compare routers).
+    #[arg(long, value_enum, default_value = "speed")]
+    axes: Axes,
+    /// The heading.
+    #[arg(long)]
+    title: Option<String>,
+    /// Smallest recall drawn; where the curves begin, but not below 0.6, if not given.
+    #[arg(long, value_parser = share)]
+    recall_from: Option<f64>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0, below 1".to_owned()),
+    }
+}
+
+/// What a plot compares.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Axes {
+    /// Queries a second against recall.
+    Speed,
+    /// Recall against lists read.
+    Lists,
+}
+
+/// Points of one curve.
+pub type Curves = BTreeMap<String, Vec<(f64, f64)>>;
+
+/// What a label says of queries that go in batches.
+const BATCHES: &str = ", batches";
+
+const SIZE: (u32, u32) = (900, 560);
+
+/// Colours that are told apart on white and on black, by colour-blind readers too (Okabe and Ito, 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(140, 140, 140),
+];
+
+pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    let inputs: Vec<&Path> = args.results.iter().map(PathBuf::as_path).collect();
+    report::check_output("--output", &args.output, Some("svg"), &inputs)?;
+    let mut rows = Vec::new();
+    for path in &args.results {
+        let text = fs::read_to_string(path)
+            .map_err(|e| CliError::Io(format!("RESULTS: {}: {e}", path.display())))?;
+        for (i, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+            let row: Value = serde_json::from_str(line).map_err(|e| {
+                CliError::Input(format!("RESULTS: {}, line {i}: expected JSON, got {e}", path.display()))
+            })?;
+            rows.push(row);
+        }
+    }
+    let curves = curves(&rows, args.axes);
+    if curves.is_empty() {
+        let expected = match args.axes {
+            Axes::Speed => "`recall` and `qps`",
+            Axes::Lists => "`recall` and `n_probe`",
+        };
+        return Err(CliError::Input(format!(
+            "RESULTS: expected rows with {expected}, got none of {}",
+            rows.len()
+        )));
+    }
+    let k = rows.iter().find_map(|row| row["k"].as_u64()).unwrap_or(10);
+    let n = curves.len();
+    draw(&args.output, &curves, args.axes, k, args.title.as_deref().unwrap_or_default(), args.recall_from)?;
+    if json {
+        return report::line(&json!({ "curves": n, "rows": rows.len() }).to_string());
+    }
+    report::line(&format!("{}: {n} curves of {} rows", args.output.display(), rows.len()))
+}
+
+/// Curves by label.
+pub fn curves(rows: &[Value], axes: Axes) -> Curves {
+    let mut curves = Curves::new();
+    for row in rows {
+        let Some(recall) = row["recall"].as_f64() else { continue };
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let mut add = |label: String, speed: Option<f64>| {
+            let point = match axes {
+                Axes::Speed => speed.map(|speed| (recall, speed)),
+                Axes::Lists => row["n_probe"].as_f64().map(|lists| (lists, recall)),
+            };
+            if let Some((x, y)) = point.filter(|(x, y)| *x > 0.0 && *y > 0.0) {
+                curves.entry(label).or_default().push((x, y));
+            }
+        };
+        if row["engine"].is_string() {
+            add(text("engine"), row["qps_single"].as_f64());
+            if axes == Axes::Speed {
+                add(text("engine") + BATCHES, row["qps_batch"].as_f64());
+            }
+        } else {
+            let batch = row["batch"].as_u64().unwrap_or(1);
+            let device = text("device");
+            let way = if batch == 1 { String::new() } else { format!("{BATCHES} of {batch}") };
+            let label = match axes {
+                Axes::Speed => format!("{} on {device}{way}", text("spec")),
+                Axes::Lists => text("spec"),
+            };
+            add(label, row["qps"].as_f64());
+        }
+    }
+    for points in curves.values_mut() {
+        *points = match axes {
+            Axes::Speed => frontier(points),
+            Axes::Lists => best_by_lists(points),
+        };
+    }
+    curves
+}
+
+/// Points that no other beats in both, recall ascending.
+fn frontier(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut sorted = points.to_vec();
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    let mut fastest = 0.0;
+    sorted.retain(|&(_, speed)| {
+        let beats = speed > fastest;
+        fastest = speed.max(fastest);
+        beats
+    });
+    sorted.reverse();
+    sorted
+}
+
+/// The best recall for each number of lists.
+fn best_by_lists(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut sorted = points.to_vec();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    sorted.dedup_by(|a, b| a.0 == b.0);
+    sorted
+}
+
+/// Draws curves as SVG.
+pub fn draw(
+    path: &Path,
+    curves: &Curves,
+    axes: Axes,
+    k: u64,
+    title: &str,
+    recall_from: Option<f64>,
+) -> Result<(), CliError> {
+    let recall_from = recall_from.unwrap_or_else(|| {
+        let recalls = curves.values().flatten().map(|&(x, y)| if axes == Axes::Speed { x } else { y });
+        ((recalls.fold(1.0, f64::min) * 20.0).floor() / 20.0).clamp(0.6, 0.95)
+    });
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let failed = |e: String| CliError::Input(format!("cannot draw: {e}"));
+        fill(&area, curves, axes, k, title, recall_from).map_err(failed)?;
+        area.present().map_err(|e| failed(e.to_string()))?;
+    }
+    // White, black and the greys of the grid change places where the reader prefers a dark scheme.
+    let style = "<style>@media (prefers-color-scheme: dark) {\
+        [fill=\"#FFFFFF\"] { fill: #0d1117 } [fill=\"#000000\"] { fill: #e6edf3 }\
+        [stroke=\"#000000\"] { stroke: #e6edf3 } [stroke=\"#DDDDDD\"] { stroke: #30363d } }</style>\n";
+    if let Some(at) = text.find("<rect") {
+        text.insert_str(at, style);
+    }
+    fs::write(path, text).map_err(|e| CliError::Io(format!("--output: {}: {e}", path.display())))
+}
+
+fn fill(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    curves: &Curves,
+    axes: Axes,
+    k: u64,
+    title: &str,
+    recall_from: f64,
+) -> Result<(), String> {
+    let text = |e: DrawingAreaErrorKind<_>| e.to_string();
+    area.fill(&WHITE).map_err(text)?;
+    let recall_of = |&(x, y): &(f64, f64)| if axes == Axes::Speed { x } else { y };
+    let seen: Vec<(f64, f64)> =
+        curves.values().flatten().copied().filter(|point| recall_of(point) >= recall_from).collect();
+    let other = |&(x, y): &(f64, f64)| if axes == Axes::Speed { y } else { x };
+    let (least, most) =
+        seen.iter().map(other).fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
+    if !least.is_finite() {
+        return Err(format!("expected points of recall {recall_from} or more, got none"));
+    }
+    // The legend needs about a line a curve, of which some fit beside the curves.
+    let mut builder = ChartBuilder::on(area);
+    builder.margin(14).x_label_area_size(44).y_label_area_size(78);
+    if !title.is_empty() {
+        builder.caption(title, ("sans-serif", 18));
+    }
+    let spread = (least * 0.8..most * 1.3).log_scale();
+    match axes {
+        Axes::Speed => {
+            let mut chart = builder.build_cartesian_2d(recall_from..1.0, spread).map_err(text)?;
+            chart
+                .configure_mesh()
+                .max_light_lines(2)
+                .light_line_style(RGBColor(221, 221, 221))
+                .bold_line_style(RGBColor(221, 221, 221))
+                .x_desc(format!("recall@{k}"))
+                .y_desc("queries a second")
+                .x_label_formatter(&|v| format!("{v:.2}"))
+                .y_label_formatter(&|v| thousands(*v))
+                .label_style(("sans-serif", 14))
+                .draw()
+                .map_err(text)?;
+            series(&mut chart, curves, recall_of, recall_from)?;
+        }
+        Axes::Lists => {
+            let mut chart = builder.build_cartesian_2d(spread, recall_from..1.0).map_err(text)?;
+            chart
+                .configure_mesh()
+                .max_light_lines(2)
+                .light_line_style(RGBColor(221, 221, 221))
+                .bold_line_style(RGBColor(221, 221, 221))
+                .x_desc("lists read (n_probe)")
+                .y_desc(format!("recall@{k}"))
+                .x_label_formatter(&|v| thousands(*v))
+                .y_label_formatter(&|v| format!("{v:.2}"))
+                .label_style(("sans-serif", 14))
+                .draw()
+                .map_err(text)?;
+            series(&mut chart, curves, recall_of, recall_from)?;
+        }
+    }
+    Ok(())
+}
+
+/// Draws every curve and the legend.
+fn series<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    curves: &Curves,
+    recall_of: impl Fn(&(f64, f64)) -> f64,
+    recall_from: f64,
+) -> Result<(), String>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let text = |e: DrawingAreaErrorKind<_>| e.to_string();
+    // The fastest first, in the legend and in colours; what goes in batches has the colour of its kin and is dashed.
+    let top = |points: &[(f64, f64)]| points.iter().map(|p| p.0.max(p.1)).fold(0.0, f64::max);
+    let mut ordered: Vec<(&str, &Vec<(f64, f64)>)> = curves.iter().map(|(l, p)| (l.as_str(), p)).collect();
+    ordered.sort_by(|a, b| top(b.1).total_cmp(&top(a.1)));
+    let mut families: Vec<&str> = Vec::new();
+    for (label, points) in ordered {
+        let family = label.split(BATCHES).next().unwrap_or(label);
+        let at = families.iter().position(|known| *known == family).unwrap_or_else(|| {
+            families.push(family);
+            families.len() - 1
+        });
+        let colour = COLOURS[at % COLOURS.len()];
+        let dash = if family == label { (1, 0) } else { (6, 4) };
+        let seen: Vec<(f64, f64)> = points.iter().copied().filter(|p| recall_of(p) >= recall_from).collect();
+        chart
+            .draw_series(DashedLineSeries::new(seen.iter().copied(), dash.0, dash.1, colour.stroke_width(2)))
+            .map_err(text)?
+            .label(label)
+            .legend(move |(x, y)| {
+                let length = if dash.1 == 0 { 22 } else { 9 };
+                PathElement::new([(x, y), (x + length, y)], colour.stroke_width(3))
+            });
+        chart.draw_series(seen.iter().map(|&point| Circle::new(point, 3, colour.filled()))).map_err(text)?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .background_style(WHITE.mix(0.7))
+        .border_style(RGBColor(221, 221, 221))
+        .label_font(("sans-serif", 13))
+        .draw()
+        .map_err(text)
+}
+
+/// `12 000`, `0.5`.
+fn thousands(v: f64) -> String {
+    if v < 1.0 {
+        return format!("{v}");
+    }
+    let digits = format!("{v:.0}");
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}

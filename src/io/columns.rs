@@ -1,0 +1,238 @@
+//! Columns of Parquet and Arrow files, by the Arrow project's crates.
+//!
+//! A column of vectors is a list column, of fixed size or with rows of equal length; a column of ids holds integers.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read, Seek},
+    path::Path,
+    sync::Arc,
+};
+
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, PrimitiveArray, RecordBatch,
+    cast::AsArray,
+    types::{
+        Float16Type, Float32Type, Float64Type, Int8Type, Int32Type, Int64Type, UInt8Type, UInt32Type,
+        UInt64Type,
+    },
+};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
+use parquet::arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+
+use super::table::{Element, Held, Kind};
+
+/// Rows of a batch.
+const BATCH: usize = 8192;
+
+/// Name of the column written.
+const COLUMN: &str = "vector";
+
+/// Reads a column of a Parquet file.
+pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+    let at = choose(reader.schema(), column, kind)?;
+    let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
+    let batches = reader.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+    collect(batches)
+}
+
+/// Reads a column of an Arrow file, in the format of files or of streams.
+pub(super) fn read_arrow(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
+    let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
+    let mut magic = [0; 6];
+    let is_file = file.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
+    file.rewind().map_err(|e| e.to_string())?;
+    let text = |e: ArrowError| e.to_string();
+    if is_file {
+        let reader = arrow_ipc::reader::FileReader::try_new(file, None).map_err(text)?;
+        let at = choose(&reader.schema(), column, kind)?;
+        return collect(reader.map(|batch| batch?.project(&[at])));
+    }
+    let reader = arrow_ipc::reader::StreamReader::try_new(file, None).map_err(text)?;
+    let at = choose(&reader.schema(), column, kind)?;
+    collect(reader.map(|batch| batch?.project(&[at])))
+}
+
+/// The place of the column asked for, or of the only one that may be meant.
+fn choose(schema: &Schema, column: Option<&str>, kind: Kind) -> Result<usize, String> {
+    let fields = schema.fields();
+    let names =
+        || fields.iter().map(|f| format!("{} ({})", f.name(), f.data_type())).collect::<Vec<_>>().join(", ");
+    if let Some(column) = column {
+        let at = fields.iter().position(|field| field.name() == column);
+        return at.ok_or_else(|| format!("expected a column `{column}`, got {}", names()));
+    }
+    let suits = |field: &Field| match kind {
+        Kind::Vectors => is_list(field.data_type()),
+        Kind::Ids => field.data_type().is_integer() || is_list(field.data_type()),
+        Kind::Any => true,
+    };
+    let mut found = (0..).zip(fields).filter(|(_, field)| suits(field)).map(|(at, _)| at);
+    match (found.next(), found.next()) {
+        (Some(at), None) => Ok(at),
+        _ => {
+            Err(format!("expected a column's name after the file's, as in file.parquet:name, of {}", names()))
+        }
+    }
+}
+
+fn is_list(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
+}
+
+/// All rows of one-column batches.
+fn collect(batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>) -> Result<Held, String> {
+    let mut held = Held::default();
+    for batch in batches {
+        let batch = batch.map_err(|e| e.to_string())?;
+        append(batch.column(0), &mut held)?;
+    }
+    Ok(held)
+}
+
+fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
+    if let Some(row) = (0..column.len()).find(|&row| column.is_null(row)) {
+        return Err(format!("expected a value in every row, got none in row {}", held.n_rows + row));
+    }
+    let n = column.len();
+    let (values, width) = match column.data_type() {
+        DataType::FixedSizeList(_, width) => {
+            let width = usize::try_from(*width).map_err(|_| format!("expected a list size, got {width}"))?;
+            (column.as_fixed_size_list().values().slice(column.offset() * width, n * width), width)
+        }
+        DataType::List(_) => {
+            let lists = column.as_list::<i32>();
+            let offsets: Vec<usize> =
+                lists.value_offsets().iter().map(|&o| usize::try_from(o).unwrap_or(0)).collect();
+            let width = equal_steps(&offsets, held)?;
+            (lists.values().slice(offsets[0], n * width), width)
+        }
+        DataType::LargeList(_) => {
+            let lists = column.as_list::<i64>();
+            let offsets: Vec<usize> =
+                lists.value_offsets().iter().map(|&o| usize::try_from(o).unwrap_or(0)).collect();
+            let width = equal_steps(&offsets, held)?;
+            (lists.values().slice(offsets[0], n * width), width)
+        }
+        _ => (column.clone(), 1),
+    };
+    if n == 0 {
+        return Ok(());
+    }
+    if values.null_count() > 0 {
+        return Err(format!("expected numbers, got nulls in a list from row {} on", held.n_rows));
+    }
+    macro_rules! copy {
+        ($($kind:pat => $arrow:ty, $element:expr, $convert:expr;)*) => {
+            match values.data_type() {
+                $($kind => {
+                    held.begin($element, width)?;
+                    let values: &PrimitiveArray<$arrow> = values.as_primitive();
+                    held.bytes.extend(values.values().iter().flat_map(|&v| ($convert)(v).to_le_bytes()));
+                })*
+                other => return Err(format!("expected a column of numbers, or of lists of numbers, got {other}")),
+            }
+        };
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "vectors are f32 here")]
+    {
+        copy! {
+            DataType::Float32 => Float32Type, Element::F32, |v: f32| v;
+            DataType::Float64 => Float64Type, Element::F32, |v: f64| v as f32;
+            DataType::Float16 => Float16Type, Element::F16, |v: half::f16| v;
+            DataType::Int8 => Int8Type, Element::I8, |v: i8| v;
+            DataType::UInt8 => UInt8Type, Element::U8, |v: u8| v;
+            DataType::Int32 => Int32Type, Element::I32, |v: i32| v;
+            DataType::UInt32 => UInt32Type, Element::U32, |v: u32| v;
+            DataType::Int64 => Int64Type, Element::I64, |v: i64| v;
+            DataType::UInt64 => UInt64Type, Element::U64, |v: u64| v;
+        }
+    }
+    held.n_rows += n;
+    Ok(())
+}
+
+/// The length of every list, which is one.
+fn equal_steps(offsets: &[usize], held: &Held) -> Result<usize, String> {
+    let mut steps = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+    let Some(width) = steps.next() else { return Ok(0) };
+    match (1..).zip(steps).find(|&(_, step)| step != width) {
+        Some((row, step)) => Err(format!(
+            "expected lists of one length, got {step} values after {width} in row {}",
+            held.n_rows + row
+        )),
+        None => Ok(width),
+    }
+}
+
+/// Batches of a table, one fixed-size list column.
+fn batches(held: &Held) -> Result<(Arc<Schema>, impl Iterator<Item = Result<RecordBatch, String>>), String> {
+    let inner = match held.element {
+        Element::F32 => DataType::Float32,
+        Element::F16 => DataType::Float16,
+        Element::F64 => DataType::Float64,
+        Element::I8 => DataType::Int8,
+        Element::U8 => DataType::UInt8,
+        Element::I32 => DataType::Int32,
+        Element::U32 => DataType::UInt32,
+        Element::I64 => DataType::Int64,
+        Element::U64 => DataType::UInt64,
+    };
+    let item = Arc::new(Field::new_list_field(inner, false));
+    let width =
+        i32::try_from(held.width).map_err(|_| format!("rows of {} values are too long", held.width))?;
+    let list = DataType::FixedSizeList(item.clone(), width);
+    let schema = Arc::new(Schema::new(vec![Field::new(COLUMN, list, false)]));
+    let row = held.width * held.element.bytes();
+    let made = schema.clone();
+    let each = held.bytes.chunks((BATCH * row).max(1)).map(move |bytes| {
+        macro_rules! values {
+            ($($element:pat => $arrow:ty, $native:ty;)*) => {
+                match held.element {
+                    $($element => {
+                        let (values, _) = bytes.as_chunks();
+                        let values = values.iter().map(|&b| <$native>::from_le_bytes(b));
+                        Arc::new(PrimitiveArray::<$arrow>::from_iter_values(values)) as ArrayRef
+                    })*
+                }
+            };
+        }
+        let values = values! {
+            Element::F32 => Float32Type, f32;
+            Element::F16 => Float16Type, half::f16;
+            Element::F64 => Float64Type, f64;
+            Element::I8 => Int8Type, i8;
+            Element::U8 => UInt8Type, u8;
+            Element::I32 => Int32Type, i32;
+            Element::U32 => UInt32Type, u32;
+            Element::I64 => Int64Type, i64;
+            Element::U64 => UInt64Type, u64;
+        };
+        let lists =
+            FixedSizeListArray::try_new(item.clone(), width, values, None).map_err(|e| e.to_string())?;
+        RecordBatch::try_new(made.clone(), vec![Arc::new(lists)]).map_err(|e| e.to_string())
+    });
+    Ok((schema, each))
+}
+
+/// Writes a table as a Parquet file of one column, `vector`.
+pub(super) fn write_parquet(held: &Held, file: &mut File) -> Result<(), String> {
+    let (schema, batches) = batches(held)?;
+    let mut writer = ArrowWriter::try_new(file, schema, None).map_err(|e| e.to_string())?;
+    for batch in batches {
+        writer.write(&batch?).map_err(|e| e.to_string())?;
+    }
+    writer.close().map(drop).map_err(|e| e.to_string())
+}
+
+/// Writes a table as an Arrow file of one column, `vector`.
+pub(super) fn write_arrow(held: &Held, file: &mut File) -> Result<(), String> {
+    let (schema, batches) = batches(held)?;
+    let mut writer = arrow_ipc::writer::FileWriter::try_new(file, &schema).map_err(|e| e.to_string())?;
+    for batch in batches {
+        writer.write(&batch?).map_err(|e| e.to_string())?;
+    }
+    writer.finish().map_err(|e| e.to_string())
+}

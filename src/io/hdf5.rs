@@ -1,0 +1,123 @@
+//! Datasets of HDF5 files, by the hdf5-pure crate.
+//!
+//! Files of ann-benchmarks and VIBE hold `train`, `test`, `neighbors` and `distances`, and the metric as the attribute
+//! `distance` of the file.
+
+use std::{fs::File, io::Write, path::Path};
+
+use hdf5_pure::{DType, Dataset, FileBuilder};
+
+use super::table::{Element, Held, Kind};
+use crate::metric::Metric;
+
+/// Name of the dataset written.
+const DATASET: &str = "vectors";
+
+fn open(path: &Path) -> Result<hdf5_pure::File, String> {
+    hdf5_pure::File::open_streaming(path).map_err(|e| e.to_string())
+}
+
+/// Reads a dataset of one or two dimensions.
+pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, String> {
+    let file = open(path)?;
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => {
+            let mut names = file.root().datasets().map_err(|e| e.to_string())?;
+            names.sort();
+            match &names[..] {
+                [name] => name.clone(),
+                _ => {
+                    let names = names.join(", ");
+                    return Err(format!(
+                        "expected a dataset's name after the file's, as in file.hdf5:train, of {names}"
+                    ));
+                }
+            }
+        }
+    };
+    let dataset = file.dataset(&name).map_err(|e| format!("`{name}`: {e}"))?;
+    held(&dataset, kind).map_err(|e| format!("`{name}`: {e}"))
+}
+
+fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
+    let shape = dataset.shape().map_err(|e| e.to_string())?;
+    let size = |v: u64| usize::try_from(v).map_err(|_| format!("{v} rows or values do not fit this machine"));
+    let (n_rows, width) = match shape[..] {
+        [n] => (size(n)?, 1),
+        [n, d] => (size(n)?, size(d)?),
+        _ => return Err(format!("expected one or two dimensions, got shape {shape:?}")),
+    };
+    macro_rules! bytes {
+        ($element:expr, $read:ident) => {{
+            let values = dataset.$read().map_err(|e| e.to_string())?;
+            ($element, values.into_iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+        }};
+    }
+    let (element, bytes) = match dataset.dtype().map_err(|e| e.to_string())? {
+        DType::F32 => bytes!(Element::F32, read_f32),
+        // Vectors are f32 here: they are never held as more.
+        DType::F64 if kind == Kind::Vectors => bytes!(Element::F32, read_f32),
+        DType::F64 => bytes!(Element::F64, read_f64),
+        DType::I8 => bytes!(Element::I8, read_i8),
+        DType::U8 => bytes!(Element::U8, read_u8),
+        DType::I32 => bytes!(Element::I32, read_i32),
+        DType::U32 => bytes!(Element::U32, read_u32),
+        DType::I64 => bytes!(Element::I64, read_i64),
+        DType::U64 => bytes!(Element::U64, read_u64),
+        other => return Err(format!("expected numbers of 8 to 64 bits, got {other}")),
+    };
+    if bytes.len() != n_rows * width * element.bytes() {
+        return Err(format!("expected {n_rows} × {width} values, got {} bytes", bytes.len()));
+    }
+    Ok(Held { element, n_rows, width, bytes })
+}
+
+/// The metric of an ann-benchmarks or VIBE file.
+pub(super) fn metric(path: &Path) -> Result<Metric, String> {
+    let attributes = open(path)?.root().attrs().map_err(|e| e.to_string())?;
+    let distance = attributes.get("distance");
+    let distance =
+        distance.ok_or("expected an attribute `distance`, as ann-benchmarks writes it, got none")?;
+    let text =
+        distance.as_str().ok_or_else(|| format!("attribute `distance`: expected text, got {distance:?}"))?;
+    match text {
+        "euclidean" | "l2" => Ok(Metric::L2),
+        "angular" | "cosine" => Ok(Metric::Cosine),
+        "ip" | "dot" | "normalized" => Ok(Metric::Ip),
+        other => Err(format!(
+            "attribute `distance`: expected euclidean, angular, cosine, normalized or ip, got {other}"
+        )),
+    }
+}
+
+/// Writes a table as an HDF5 file of one dataset, `vectors`.
+pub(super) fn write(table: &Held, file: &mut File) -> Result<(), String> {
+    let mut builder = FileBuilder::new();
+    let dataset = builder.create_dataset(DATASET);
+    macro_rules! data {
+        ($($element:pat => $native:ty;)*) => {
+            match table.element {
+                $($element => {
+                    let (values, _) = table.bytes.as_chunks();
+                    let values: Vec<$native> = values.iter().map(|&b| <$native>::from_le_bytes(b)).collect();
+                    dataset.with_data(&values);
+                })*
+                Element::F16 => return Err("HDF5: expected values of another type, got f16: give --dtype f32".to_owned()),
+            }
+        };
+    }
+    data! {
+        Element::F32 => f32;
+        Element::F64 => f64;
+        Element::I8 => i8;
+        Element::U8 => u8;
+        Element::I32 => i32;
+        Element::U32 => u32;
+        Element::I64 => i64;
+        Element::U64 => u64;
+    }
+    dataset.with_shape(&[table.n_rows as u64, table.width as u64]);
+    let bytes = builder.finish().map_err(|e| e.to_string())?;
+    file.write_all(&bytes).map_err(|e| e.to_string())
+}

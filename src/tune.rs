@@ -1,0 +1,290 @@
+//! Tuning: which effort reaches which recall, measured once and kept in the index file.
+//!
+//! Recall and speed both grow with the lists read and the candidates reranked, and how fast depends on the data. From the
+//! least effort on, [`Tuner::run`] raises whichever of the two brings more recall for the time it takes, so only efforts near
+//! the best trade are ever searched. What is left is the Pareto frontier: efforts that no other beats in both. It is
+//! stored in the index ([`Index::with_tuning`]), and [`SearchParams::recall`] then stands for the fastest that suffices.
+
+use std::time::Instant;
+
+use ndarray::{Array2, ArrayView2, s};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    eval::Recall,
+    index::Index,
+    search::{Effort, SearchError, SearchParams, Searcher},
+    topk::NO_ID,
+};
+
+/// The metadata entry that holds an index's tunings.
+pub(crate) const KEY: &str = "tuning";
+
+/// Recall beyond which more effort is not tried.
+const ENOUGH: f64 = 0.9995;
+
+/// Steps in a row that may bring next to nothing before the search ends.
+const IDLE_MAX: usize = 6;
+
+/// Recall that is next to nothing.
+const IDLE: f64 = 0.0002;
+
+/// Seconds that an effort is searched for, at least; three runs in any case.
+const SECONDS: f64 = 0.05;
+
+/// An effort and what it was measured to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatingPoint {
+    /// Lists read a query.
+    pub n_probe: usize,
+    /// Candidates scored exactly.
+    pub n_rerank: usize,
+    /// Share of the k true neighbours found.
+    pub recall: f64,
+    /// Queries a second.
+    pub qps: f64,
+}
+
+/// The frontier of recall and speed for one `k` on one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// Neighbours a query.
+    pub k: usize,
+    /// The device it was measured on, as [`crate::DeviceInfo`] names it.
+    pub device: String,
+    /// Queries it was measured with.
+    pub n_queries: usize,
+    /// Queries a call.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Efforts, recall and cost ascending.
+    pub points: Vec<OperatingPoint>,
+}
+
+impl Tuning {
+    /// The fastest effort whose recall is `recall` or more.
+    #[must_use]
+    pub fn cheapest(&self, recall: f64) -> Option<&OperatingPoint> {
+        self.points.iter().find(|point| point.recall >= recall)
+    }
+
+    /// `cpu`, `gpu` or `reference`.
+    fn kind(&self) -> &str {
+        kind(&self.device)
+    }
+
+    /// Whether it can stand in an index of so many lists and points.
+    fn fits(&self, n_lists: usize, n: usize) -> bool {
+        let sound = |point: &OperatingPoint| {
+            (1..=n_lists).contains(&point.n_probe)
+                && (1..=n).contains(&point.n_rerank)
+                && (0.0..=1.0).contains(&point.recall)
+                && point.qps >= 0.0
+        };
+        self.k > 0 && self.points.iter().all(sound) && self.points.is_sorted_by(|a, b| a.recall <= b.recall)
+    }
+}
+
+fn kind(device: &str) -> &str {
+    device.split(':').next().unwrap_or_default()
+}
+
+/// Reads the tunings of an index; entries that make no sense for it are refused.
+pub(crate) fn parse(text: Option<&str>, n_lists: usize, n: usize) -> Option<Vec<Tuning>> {
+    let Some(text) = text else { return Some(Vec::new()) };
+    let tunings: Vec<Tuning> = serde_json::from_str(text).ok()?;
+    tunings.iter().all(|tuning| tuning.fits(n_lists, n)).then_some(tunings)
+}
+
+/// The text that [`parse`] reads.
+pub(crate) fn text(tunings: &[Tuning]) -> String {
+    serde_json::json!(tunings).to_string()
+}
+
+/// Puts a tuning in the place of the one for the same `k` on the same kind of device.
+pub(crate) fn replace(tunings: &mut Vec<Tuning>, tuning: Tuning) {
+    tunings.retain(|old| old.k != tuning.k || old.kind() != tuning.kind());
+    tunings.push(tuning);
+    tunings.sort_by(|a, b| a.k.cmp(&b.k).then_with(|| a.device.cmp(&b.device)));
+}
+
+/// A choice of effort, and what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The effort.
+    pub effort: Effort,
+    /// The recall measured for it.
+    pub recall: f64,
+    /// The `k` that it was measured for: the one asked for, or the next larger one that was tuned.
+    pub k: usize,
+    /// The device that it was measured on.
+    pub device: String,
+}
+
+/// Chooses the cheapest effort for a recall: by the tuning of this kind of device, else of another, for the least `k` that
+/// suffices.
+pub(crate) fn choose(tunings: &[Tuning], device: &str, k: usize, recall: f64) -> Result<Choice, SearchError> {
+    if !(recall > 0.0 && recall <= 1.0) {
+        return Err(SearchError::RecallRange { given: recall.to_string() });
+    }
+    let fits = tunings.iter().filter(|tuning| tuning.k >= k);
+    let Some(tuning) = fits.min_by_key(|tuning| (tuning.k, tuning.kind() != kind(device))) else {
+        let tuned = tunings.iter().map(|tuning| tuning.k).max();
+        return Err(SearchError::NotTuned { k, tuned });
+    };
+    match tuning.cheapest(recall) {
+        Some(point) => Ok(Choice {
+            effort: Effort { n_probe: point.n_probe, n_rerank: point.n_rerank },
+            recall: point.recall,
+            k: tuning.k,
+            device: tuning.device.clone(),
+        }),
+        None => {
+            let best = tuning.points.last().map_or(0.0, |point| point.recall);
+            Err(SearchError::RecallTooHigh {
+                given: recall.to_string(),
+                best: format!("{best:.4}"),
+                k: tuning.k,
+            })
+        }
+    }
+}
+
+/// What a tuning is measured with.
+pub struct Tuner<'a> {
+    /// The index on the device to tune for.
+    pub searcher: &'a Searcher,
+    /// Its index.
+    pub index: &'a Index,
+    /// Sample queries, `[n_queries, d]`.
+    pub queries: ArrayView2<'a, f32>,
+    /// What they should find.
+    pub recall: &'a Recall<'a>,
+    /// Neighbours a query.
+    pub k: usize,
+    /// Queries a call.
+    pub batch: usize,
+    /// Threads for a batch: 0 takes rayon's current pool.
+    pub threads: usize,
+    /// Where the queries are points of the index: their ids, which do not count among their own neighbours.
+    pub own: Option<&'a [u64]>,
+}
+
+impl Tuner<'_> {
+    /// Searches the frontier. `step` is called with the recall of every effort measured.
+    ///
+    /// # Errors
+    /// As [`Searcher::search`].
+    pub fn run(&self, mut step: impl FnMut(&OperatingPoint)) -> Result<Tuning, SearchError> {
+        let n_lists = self.index.n_lists();
+        let reranks = self.index.spec().refine.is_some();
+        let k = self.k.min(self.index.len());
+        let most = if reranks { self.index.len().min(100 * k.max(10)) } else { k };
+        let mut measured: Vec<OperatingPoint> = Vec::new();
+        let mut at = self.measure(1, k)?;
+        step(&at);
+        measured.push(at);
+        let mut idle = 0;
+        while at.recall < ENOUGH && idle < IDLE_MAX {
+            let mut next: Option<(f64, OperatingPoint)> = None;
+            for (n_probe, n_rerank) in [
+                (raised(at.n_probe, 4, 1).min(n_lists), at.n_rerank),
+                (at.n_probe, raised(at.n_rerank, 3, 5).min(most)),
+            ] {
+                if (n_probe, n_rerank) == (at.n_probe, at.n_rerank) {
+                    continue;
+                }
+                let point = match measured.iter().find(|p| (p.n_probe, p.n_rerank) == (n_probe, n_rerank)) {
+                    Some(point) => *point,
+                    None => {
+                        let point = self.measure(n_probe, n_rerank)?;
+                        step(&point);
+                        measured.push(point);
+                        point
+                    }
+                };
+                // Recall for the time it takes; never less than a hundredth more, which is what clocks are good for.
+                let time = (1.0 / point.qps - 1.0 / at.qps).max(0.01 / at.qps);
+                let gain = (point.recall - at.recall) / time;
+                if next.is_none_or(|(best, _)| gain > best) {
+                    next = Some((gain, point));
+                }
+            }
+            let Some((_, point)) = next else { break };
+            idle = if point.recall > at.recall + IDLE { 0 } else { idle + 1 };
+            at = point;
+        }
+        Ok(Tuning {
+            k: self.k,
+            device: self.searcher.device().name.clone(),
+            n_queries: self.queries.nrows(),
+            batch: self.batch,
+            threads: if self.threads == 0 { rayon::current_num_threads() } else { self.threads },
+            points: frontier(measured),
+        })
+    }
+
+    fn measure(&self, n_probe: usize, n_rerank: usize) -> Result<OperatingPoint, SearchError> {
+        // One more where the query itself is found first.
+        let k = self.k + usize::from(self.own.is_some());
+        let mut params = SearchParams::new(k).n_probe(n_probe).threads(self.threads);
+        params.n_rerank = Some(n_rerank.max(k));
+        let n = self.queries.nrows();
+        let mut runs = Vec::new();
+        let mut ids = Array2::from_elem((n, k), NO_ID);
+        let since = Instant::now();
+        // The first run warms up.
+        while runs.len() < 4 || since.elapsed().as_secs_f64() < SECONDS {
+            let run = Instant::now();
+            for start in (0..n).step_by(self.batch.max(1)) {
+                let rows = start..n.min(start + self.batch.max(1));
+                let hits = self.searcher.search(self.queries.slice(s![rows.clone(), ..]), params)?;
+                ids.slice_mut(s![rows, ..]).assign(&hits.ids);
+            }
+            runs.push(run.elapsed().as_secs_f64());
+        }
+        runs.remove(0);
+        runs.sort_by(f64::total_cmp);
+        if let Some(own) = self.own {
+            ids = without(&ids, own);
+        }
+        // As many digits as mean something, which is also what a file gives back.
+        Ok(OperatingPoint {
+            n_probe,
+            n_rerank,
+            recall: (self.recall.of(ids.view()) * 1e6).round() / 1e6,
+            qps: (n as f64 / runs[runs.len() / 2].max(1e-9)).round().max(1.0),
+        })
+    }
+}
+
+/// `value` and a `1/share` of it, at least `step` more.
+fn raised(value: usize, share: usize, step: usize) -> usize {
+    value + (value / share).max(step)
+}
+
+/// Each row without its own id, one place narrower.
+pub fn without(ids: &Array2<u64>, own: &[u64]) -> Array2<u64> {
+    let width = ids.ncols().saturating_sub(1);
+    let mut out = Array2::from_elem((ids.nrows(), width), NO_ID);
+    for ((row, mut out), own) in ids.outer_iter().zip(out.outer_iter_mut()).zip(own) {
+        for (out, id) in out.iter_mut().zip(row.iter().filter(|id| *id != own)) {
+            *out = *id;
+        }
+    }
+    out
+}
+
+/// The points that no other beats in recall and speed, recall ascending.
+fn frontier(mut points: Vec<OperatingPoint>) -> Vec<OperatingPoint> {
+    points.sort_by(|a, b| b.recall.total_cmp(&a.recall).then(b.qps.total_cmp(&a.qps)));
+    let mut fastest = 0.0;
+    points.retain(|point| {
+        let beats = point.qps > fastest;
+        fastest = point.qps.max(fastest);
+        beats
+    });
+    points.reverse();
+    points
+}

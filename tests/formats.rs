@@ -1,0 +1,148 @@
+//! Files of vectors and ids as other programs write them (`tests/data/formats/make.py`), and back again.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use nearfield::{
+    Vectors,
+    io::{self, VectorFile},
+};
+
+const N: usize = 40;
+const D: usize = 6;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats").join(name)
+}
+
+/// What every file holds at a row and a column.
+fn value(row: usize, column: usize) -> f32 {
+    ((row * 7 + column * 3) % 61) as f32 / 2.0 - 15.0
+}
+
+#[track_caller]
+fn holds(path: &Path, n: usize, first: usize, factor: f32) {
+    let vectors = VectorFile::open(path).unwrap();
+    assert_eq!((vectors.n_rows(), vectors.dim()), (n, D), "{}", path.display());
+    let mut row = [0.0; D];
+    for i in 0..n {
+        vectors.read(i, &mut row);
+        let want: Vec<f32> = (0..D).map(|j| factor * value(first + i, j)).collect();
+        assert_eq!(row[..], want, "{} row {i}", path.display());
+    }
+}
+
+#[track_caller]
+fn refuses(path: &Path, says: &[&str]) {
+    let error = VectorFile::open(path).err().unwrap().to_string();
+    for part in says {
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+    }
+}
+
+#[test]
+fn safetensors_are_read() {
+    holds(&file("three.safetensors:a"), N, 0, 1.0);
+    holds(&file("three.safetensors:b"), N, 0, 2.0);
+    holds(&file("three.safetensors:half"), N, 0, 1.0);
+    holds(&file("one.safetensors"), N, 0, 1.0);
+    holds(&file("f64.npy"), N, 0, 1.0);
+    refuses(&file("three.safetensors"), &["file.safetensors:name", "a, b, half"]);
+    refuses(&file("three.safetensors:c"), &["`c`", "a, b, half"]);
+}
+
+#[cfg(feature = "arrow")]
+#[test]
+fn columns_are_read() {
+    for compression in ["snappy", "zstd", "gzip", "lz4", "brotli", "none"] {
+        for column in ["f32", "f16", "f64", "large"] {
+            holds(&file(&format!("{compression}.parquet:{column}")), N, 0, 1.0);
+        }
+        let ids = io::read_ids(file(&format!("{compression}.parquet:id"))).unwrap();
+        assert_eq!(ids.dim(), (N, 1));
+        assert!(ids.iter().enumerate().all(|(i, &id)| id == i as u64 * 11 + 5));
+    }
+    for name in ["file.arrow", "stream.arrow", "lz4.feather"] {
+        for column in ["f32", "f16", "f64", "large"] {
+            holds(&file(&format!("{name}:{column}")), N, 0, 1.0);
+        }
+    }
+    // The only list, and the only integers.
+    holds(&file("plain.parquet"), N, 0, 1.0);
+    refuses(&file("snappy.parquet"), &["file.parquet:name", "f32", "large", "text"]);
+    refuses(&file("snappy.parquet:nothing"), &["`nothing`", "large"]);
+    refuses(&file("snappy.parquet:text"), &["column of numbers", "Utf8"]);
+    refuses(&file("snappy.parquet:id"), &["i64"]);
+    refuses(&file("ragged.parquet"), &["one length", "row 1"]);
+    refuses(&file("null.parquet"), &["none in row 1"]);
+}
+
+#[cfg(feature = "hdf5")]
+#[test]
+fn datasets_are_read() {
+    for (name, metric) in [("l2.hdf5", nearfield::Metric::L2), ("chunked.hdf5", nearfield::Metric::Cosine)] {
+        holds(&file(&format!("{name}:train")), 30, 0, 1.0);
+        holds(&file(&format!("{name}:test")), 10, 30, 1.0);
+        assert_eq!(io::read_ids(file(&format!("{name}:neighbors"))).unwrap().dim(), (10, 10));
+        assert_eq!(io::hdf5_metric(file(name)).unwrap(), metric);
+    }
+    refuses(&file("l2.hdf5"), &["file.hdf5:train", "distances, neighbors, test, train"]);
+    refuses(&file("l2.hdf5:base"), &["`base`"]);
+}
+
+#[test]
+fn every_format_converts_to_every_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut names = vec!["a.npy", "a.fvecs", "a.fbin", "a.safetensors"];
+    if cfg!(feature = "arrow") {
+        names.extend(["a.parquet", "a.arrow", "a.feather"]);
+    }
+    if cfg!(feature = "hdf5") {
+        names.push("a.hdf5");
+    }
+    let mut at = file("f64.npy");
+    for from in &names {
+        let first = folder.path().join(from);
+        let (n, d, _) = io::convert(&at, &first, Some("f32"), |_, _| ()).unwrap();
+        assert_eq!((n, d), (N, D));
+        holds(&first, N, 0, 1.0);
+        for to in &names {
+            let second = folder.path().join(format!("b{}", &to[1..]));
+            io::convert(&first, &second, None, |_, _| ()).unwrap();
+            holds(&second, N, 0, 1.0);
+        }
+        at = first;
+    }
+}
+
+#[test]
+fn types_hold_what_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = |name: &str| folder.path().join(name);
+    // Bytes by way of i8 and back; halves are not whole.
+    let (_, _, dtype) = io::convert(&file("three.safetensors:b"), &to("b.i8bin"), None, |_, _| ()).unwrap();
+    assert_eq!(dtype, "i8");
+    holds(&to("b.i8bin"), N, 0, 2.0);
+    let error = io::convert(&file("one.safetensors"), &to("c.i8bin"), None, |_, _| ()).unwrap_err();
+    assert!(error.to_string().contains("row 0, column 1: i8 does not hold -13.5"), "{error}");
+    assert!(!to("c.i8bin").exists());
+    let error = io::convert(&file("three.safetensors:b"), &to("d.u8bin"), None, |_, _| ()).unwrap_err();
+    assert!(error.to_string().contains("u8 does not hold -30"), "{error}");
+    for (name, dtype, says) in [
+        ("e.fvecs", Some("f16"), "a .fvecs file holds f32, got f16"),
+        ("e.npy", Some("f128"), "expected a type of f32, f16"),
+        ("e.csv", None, ".npy, .fvecs"),
+    ] {
+        let error = io::convert(&file("one.safetensors"), &to(name), dtype, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    io::convert(&file("one.safetensors"), &to("half.npy"), Some("f16"), |_, _| ()).unwrap();
+    assert_eq!(VectorFile::open(to("half.npy")).unwrap().dtype(), "f16");
+    holds(&to("half.npy"), N, 0, 1.0);
+}
+
+#[cfg(not(feature = "arrow"))]
+#[test]
+fn a_missing_feature_is_named() {
+    refuses(&file("snappy.parquet:f32"), &["feature `arrow`", "--features arrow"]);
+}
