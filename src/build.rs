@@ -5,7 +5,10 @@
 //! so the peak stays below 2.5 times the vectors as f32; for PCA some matrices of d × d come on top, which count
 //! where there are not many more vectors than dimensions.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use half::f16;
 use rayon::prelude::*;
@@ -89,6 +92,9 @@ pub enum BuildError {
     /// No memory for the index.
     #[error("cannot reserve memory for the index: {0}")]
     Memory(#[from] std::io::Error),
+    /// The flag given to [`IndexBuilder::cancel`] was set.
+    #[error("the build was cancelled")]
+    Cancelled,
     /// The finished index does not open: a defect of this crate.
     #[error("the built index is not valid, which is a defect of nearfield: {0}")]
     Invalid(#[from] OpenError),
@@ -104,11 +110,20 @@ pub struct IndexBuilder<'a> {
     ids: Option<&'a [u64]>,
     train_queries: Option<&'a dyn Vectors>,
     progress: Option<&'a Callback<'a>>,
+    cancel: Option<&'a AtomicBool>,
 }
 
 impl IndexBuilder<'static> {
     pub(crate) fn new(spec: IndexSpec) -> Self {
-        Self { spec, metric: Metric::L2, seed: 0, ids: None, train_queries: None, progress: None }
+        Self {
+            spec,
+            metric: Metric::L2,
+            seed: 0,
+            ids: None,
+            train_queries: None,
+            progress: None,
+            cancel: None,
+        }
     }
 }
 
@@ -146,6 +161,13 @@ impl<'a> IndexBuilder<'a> {
     #[must_use]
     pub fn progress(mut self, callback: &'a Callback<'a>) -> Self {
         self.progress = Some(callback);
+        self
+    }
+
+    /// A flag that ends the build soon after somebody sets it: between iterations, lists and rows.
+    #[must_use]
+    pub fn cancel(mut self, flag: &'a AtomicBool) -> Self {
+        self.cancel = Some(flag);
         self
     }
 
@@ -193,6 +215,7 @@ impl<'a> IndexBuilder<'a> {
             pca
         });
         let s = pca.as_ref().map_or(d, |pca| pca.s);
+        self.go_on()?;
 
         let (arrangement, partition) = match spec.ivf {
             Some(ivf) => {
@@ -203,6 +226,7 @@ impl<'a> IndexBuilder<'a> {
             None => (Arrangement::plain(n), None),
         };
 
+        self.go_on()?;
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
         let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
         let mut decls = Lists::declare(sizes, self.ids.is_none(), widest > u64::from(u32::MAX));
@@ -284,15 +308,27 @@ impl<'a> IndexBuilder<'a> {
             (ScorerSpec::Rrr { .. }, None) => {}
         }
         if let Some(dtype) = spec.refine {
+            self.go_on()?;
             let rows = arrangement.by_point();
             self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, rows, |row, out| base.read(row, out));
         }
+        self.go_on()?;
         Ok(Index::from_image(image.finish()?)?)
     }
 
-    fn report(&self, stage: &'static str, done: u64, total: u64) {
+    /// Tells how far the build is; returns whether it goes on.
+    fn report(&self, stage: &'static str, done: u64, total: u64) -> bool {
         if let Some(callback) = self.progress {
             callback(Progress { stage, done, total });
+        }
+        !self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Ends the build where it is cancelled.
+    fn go_on(&self) -> Result<(), BuildError> {
+        match self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(BuildError::Cancelled),
+            _ => Ok(()),
         }
     }
 
@@ -336,7 +372,7 @@ impl<'a> IndexBuilder<'a> {
         };
         let rounds = &kmeans::LIST_ROUNDS;
         let centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
-            self.report("partition", step as u64, total);
+            self.report("partition", step as u64, total)
         });
         let regress = matches!(spec.scorer, ScorerSpec::Rrr { .. });
         // Points are their own training queries unless others are given.
@@ -409,7 +445,7 @@ impl<'a> IndexBuilder<'a> {
         };
         let mut rng = generator(self.seed, "regressions");
         rrr::train::write(shape, self.metric, &points, &queries, &mut rng, parts, || {
-            self.report("regressions", done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            self.report("regressions", done.fetch_add(1, Ordering::Relaxed) + 1, total)
         });
     }
 
@@ -435,7 +471,7 @@ impl<'a> IndexBuilder<'a> {
         let input = pq::train::Input::new(shape, &points, arrangement, centres.as_ref());
         let mut rng = generator(self.seed, "codebooks");
         pq::train::write(shape, threshold, &input, &mut rng, parts, |stage, done, total| {
-            self.report(stage, done, total);
+            self.report(stage, done, total)
         });
     }
 
@@ -450,11 +486,15 @@ impl<'a> IndexBuilder<'a> {
     ) {
         let total = rows.len() as u64;
         let done = AtomicU64::new(0);
+        let stops = AtomicBool::new(false);
         RowStore::write(names, dtype, parts, range, |position, out| {
+            if stops.load(Ordering::Relaxed) {
+                return;
+            }
             read(rows[position] as usize, out);
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done.is_multiple_of(1024) || done == total {
-                self.report("rows", done, total);
+            if (done.is_multiple_of(1024) || done == total) && !self.report("rows", done, total) {
+                stops.store(true, Ordering::Relaxed);
             }
         });
     }

@@ -55,7 +55,7 @@ mod vectors;
 
 pub use build::{BuildError, IndexBuilder, Progress};
 pub use device::{Device, DeviceError, DeviceInfo};
-pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION};
+pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION, discard_unfinished};
 #[cfg(feature = "gpu")]
 pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, Tier};
 pub use index::{Index, StoredRows, TensorInfo};

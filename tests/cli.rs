@@ -283,6 +283,36 @@ fn an_hdf5_file_is_all_that_eval_takes() {
     fails(2, &["--spec"], &[&"eval", &"--hdf5", &file]);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_no_half_file() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(40_000, 128, 1));
+    let output = folder.path("out");
+    fs::create_dir(&output).unwrap();
+    let index = output.join("index.nf");
+    let files = || fs::read_dir(&output).unwrap().map(|f| f.unwrap().file_name()).collect::<Vec<_>>();
+    let mut interrupted = 0;
+    for _ in 0..8 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nearfield"));
+        command.arg("build").arg(&base).arg("-o").arg(&index).args(["--spec", "Flat", "--metric", "l2"]);
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Until the temporary file is there, or the build is over.
+        while child.try_wait().unwrap().is_none() && !files().iter().any(|f| f != "index.nf") {
+            std::thread::yield_now();
+        }
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        interrupted += i32::from(child.wait().unwrap().code() == Some(130));
+        let left = files();
+        assert!(left.iter().all(|f| f == "index.nf"), "{left:?}");
+        if index.exists() {
+            assert_eq!(json(&[&"verify", &index, &"--json"])[0]["ok"], true);
+        }
+    }
+    assert!(interrupted > 0, "eight interrupts came too late");
+}
+
 #[test]
 fn mistakes_are_named() {
     let folder = Folder::new();

@@ -159,3 +159,27 @@ fn large_magnitudes_stay_finite() {
         }
     }
 }
+
+#[test]
+fn a_build_ends_when_it_is_cancelled() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let base = made(4000, 40, 1);
+    for spec in ["PCA24,IVF64(soar),RRR16,Refine(f32)", "IVF16,APQ8x4,Refine(sq8)", "PCA20,SQ8"] {
+        let stages = std::sync::Mutex::new(Vec::new());
+        let note = |p: nearfield::Progress| stages.lock().unwrap().push(p.stage);
+        Index::builder(spec.parse().unwrap()).progress(&note).build(base.view()).unwrap();
+        let mut all = std::mem::take(&mut *stages.lock().unwrap());
+        all.dedup();
+        for at in all {
+            let flag = AtomicBool::new(false);
+            let cancel = |p: nearfield::Progress| {
+                if p.stage == at {
+                    flag.store(true, Ordering::Relaxed);
+                }
+            };
+            let builder = Index::builder(spec.parse().unwrap()).progress(&cancel).cancel(&flag);
+            let error = builder.build(base.view()).unwrap_err();
+            assert!(matches!(error, nearfield::BuildError::Cancelled), "{spec}, {at}: {error}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, ops::Deref, ops::Range, sync::Arc};
 pub(crate) use layout::{ImageBuilder, TensorDecl};
 pub use reader::OpenError;
 pub use writer::SaveError;
+pub use writer::discard_unfinished;
 pub(crate) use writer::write_atomically;
 
 /// FORMAT: the version written, and the newest that is read.

@@ -4,8 +4,10 @@
 //! disk, a crash or a power cut leaves the old file as it was.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use super::Image;
@@ -36,6 +38,20 @@ impl Image {
     }
 }
 
+/// Temporary files being written.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes the temporary files of saves that are under way in this process, for programs that are about to end, at an
+/// interrupt for instance. Saves end with an error, and nothing can be saved while `and_then` runs, which may end the process.
+pub fn discard_unfinished<T>(and_then: impl FnOnce() -> T) -> T {
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in std::mem::take(&mut *unfinished) {
+        // What cannot be removed is left: there is nobody to tell.
+        let _ = std::fs::remove_file(path);
+    }
+    and_then()
+}
+
 /// Creates or replaces `path` with what `fill` writes, atomically.
 pub(crate) fn write_atomically(
     path: &Path,
@@ -60,13 +76,26 @@ pub(crate) fn write_atomically(
     };
     #[cfg(unix)]
     options.permissions(mode);
-    let mut temporary = options.tempfile_in(folder)?;
-    fill(temporary.as_file_mut())?;
-    if let Ok(old) = path.metadata() {
-        temporary.as_file().set_permissions(old.permissions())?;
-    }
-    temporary.as_file().sync_all()?;
+    let unfinished = || UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut temporary = {
+        let mut unfinished = unfinished();
+        let temporary = options.tempfile_in(folder)?;
+        unfinished.insert(temporary.path().to_owned());
+        temporary
+    };
+    let name = temporary.path().to_owned();
+    let filled = fill(temporary.as_file_mut()).and_then(|()| {
+        if let Ok(old) = path.metadata() {
+            temporary.as_file().set_permissions(old.permissions())?;
+        }
+        temporary.as_file().sync_all()
+    });
+    // While the list is held nobody discards it.
+    let mut unfinished = unfinished();
+    unfinished.remove(&name);
+    filled?;
     temporary.persist(path).map_err(|e| e.error)?;
+    drop(unfinished);
     // The rename itself is made durable where the system lets folders be synced.
     if let Ok(folder) = std::fs::File::open(folder) {
         let _ = folder.sync_all();

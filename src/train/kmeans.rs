@@ -374,7 +374,7 @@ fn score_aware_mean(loss: &ScoreAware, members: &[&[f32]], centroid: &mut [f32],
 }
 
 /// Trains `n_lists` centroids on `points`, `[n, s]` row-major; `rounds`: iterations, and sampled points a list for them;
-/// `step` is called once an iteration.
+/// `step` is called once an iteration and says whether to go on.
 pub(crate) fn train(
     points: &[f32],
     s: usize,
@@ -382,7 +382,7 @@ pub(crate) fn train(
     objective: Objective,
     rounds: &[(usize, usize)],
     rng: &mut ChaCha8Rng,
-    step: impl Fn(usize),
+    step: impl Fn(usize) -> bool,
 ) -> Centroids {
     let n = points.len() / s;
     let row = |i: usize| &points[i * s..(i + 1) * s];
@@ -395,7 +395,9 @@ pub(crate) fn train(
         for _ in 0..rounds {
             centroids.improve(points, &chosen);
             done += 1;
-            step(done);
+            if !step(done) {
+                return centroids;
+            }
         }
     }
     centroids
@@ -473,7 +475,7 @@ mod tests {
         let centres: Vec<f32> = (0..8 * 4).map(|_| 10.0 * normal(&mut rng)).collect();
         let points: Vec<f32> =
             (0..800 * 4).map(|i| centres[(i / 4 % 8) * 4 + i % 4] + 0.01 * normal(&mut rng)).collect();
-        let found = train(&points, 4, 16, Objective::Distance, &LIST_ROUNDS, &mut rng, |_| ());
+        let found = train(&points, 4, 16, Objective::Distance, &LIST_ROUNDS, &mut rng, |_| true);
         let lists = found.nearest(&points, 1);
         for (i, &list) in lists.iter().enumerate() {
             let centroid = &found.values[list as usize * 4..][..4];
@@ -486,7 +488,7 @@ mod tests {
     fn more_lists_than_distinct_points() {
         let points = vec![1.0; 20 * 3];
         let rng = &mut generator(3, "test");
-        let found = train(&points, 3, 10, Objective::Angle, &LIST_ROUNDS, rng, |_| ());
+        let found = train(&points, 3, 10, Objective::Angle, &LIST_ROUNDS, rng, |_| true);
         assert!(found.values.iter().all(|v| v.is_finite()));
         assert!(found.nearest(&points, 1).iter().all(|&l| l < 10));
     }
@@ -608,7 +610,7 @@ mod tests {
         lambda: f32,
         rng: &mut ChaCha8Rng,
     ) {
-        let found = train(points, s, n_lists, objective, &[(4, 100)], rng, |_| ());
+        let found = train(points, s, n_lists, objective, &[(4, 100)], rng, |_| true);
         let lists = found.lists_of(points);
         let spilled = found.spill(points, &lists, copies, lambda);
         for (i, x) in points.chunks_exact(s).enumerate() {

@@ -61,8 +61,18 @@ enum Command {
     Demo(devices::DeviceArgs),
 }
 
+/// What a program exits with that an interrupt has ended.
+const INTERRUPTED: i32 = 130;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // An interrupt leaves no half file. Where no handler can be set, the system's own ends the process as well.
+    let _ = ctrlc::set_handler(|| {
+        nearfield::discard_unfinished(|| {
+            eprintln!("nearfield: interrupted");
+            std::process::exit(INTERRUPTED);
+        })
+    });
     let json = cli.json;
     let done = match cli.command {
         Command::Build(args) => build::run(&args, json),

@@ -16,7 +16,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use rand_chacha::ChaCha8Rng;
@@ -158,7 +158,7 @@ impl Codebooks {
                 (0..n).flat_map(|i| sample.residuals[i * s..][dims.clone()].iter().copied()).collect();
             let rng = &mut crate::train::generator(seed, "codebook");
             let words = n_words.min(n);
-            let found = kmeans::train(&part, dims.len(), words, Objective::Distance, rounds, rng, |_| ());
+            let found = kmeans::train(&part, dims.len(), words, Objective::Distance, rounds, rng, |_| true);
             for (i, word) in found.values.chunks_exact(dims.len()).cycle().take(n_words).enumerate() {
                 for (row, v) in word.iter().enumerate() {
                     values[row * n_words + i] = *v;
@@ -243,29 +243,32 @@ impl Codebooks {
     }
 
     /// Codebooks for a sample.
-    fn train(shape: PqShape, sample: &Sample, rng: &mut ChaCha8Rng, step: impl Fn(usize)) -> Self {
+    fn train(shape: PqShape, sample: &Sample, rng: &mut ChaCha8Rng, step: impl Fn(usize) -> bool) -> Self {
         let mut books = Self::nearest(shape, sample, rng);
-        step(1);
-        if sample.excess.iter().any(|&excess| excess != 0.0) {
+        let goes_on = step(1);
+        if goes_on && sample.excess.iter().any(|&excess| excess != 0.0) {
             let mut codes = vec![0; sample.excess.len() * shape.m];
             for turn in 0..TURNS {
                 books.encode(sample, turn > 0, &mut codes);
                 books.update(sample, &codes, STEPS);
-                step(turn + 2);
+                if !step(turn + 2) {
+                    break;
+                }
             }
         }
         books
     }
 }
 
-/// Trains the codebooks and fills in the tensors; `step(stage, done, total)` is called as work goes on.
+/// Trains the codebooks and fills in the tensors; `step(stage, done, total)` is called as work goes on, and says whether to go
+/// on.
 pub(crate) fn write(
     shape: PqShape,
     threshold: Option<f32>,
     input: &Input<'_>,
     rng: &mut ChaCha8Rng,
     parts: &mut BTreeMap<&'static str, &mut [u8]>,
-    step: impl Fn(&'static str, u64, u64) + Sync,
+    step: impl Fn(&'static str, u64, u64) -> bool + Sync,
 ) {
     let (Some(codebooks), Some(codes)) = (parts.remove(CODEBOOKS), parts.remove(CODES)) else { return };
     let s = shape.s;
@@ -302,7 +305,11 @@ pub(crate) fn write(
         rest = after;
     }
     let (total, done) = (n_positions as u64, AtomicU64::new(0));
+    let stops = AtomicBool::new(false);
     runs.into_par_iter().enumerate().for_each(|(list, run)| {
+        if stops.load(Ordering::Relaxed) {
+            return;
+        }
         let from = input.arrangement.offsets[list];
         let n = input.arrangement.offsets[list + 1] - from;
         let (blocks, terms) = run.split_at_mut(shape.terms_at(n));
@@ -313,7 +320,9 @@ pub(crate) fn write(
                 let positions = from + piece * PIECE..(from + n).min(from + (piece + 1) * PIECE);
                 let count = positions.len() as u64;
                 let norms = encode(&books, input, loss.as_ref(), list, positions, blocks);
-                step("codes", done.fetch_add(count, Ordering::Relaxed) + count, total);
+                if !step("codes", done.fetch_add(count, Ordering::Relaxed) + count, total) {
+                    stops.store(true, Ordering::Relaxed);
+                }
                 norms
             })
             .collect();

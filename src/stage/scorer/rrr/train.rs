@@ -15,7 +15,10 @@
 //!
 //! Source: Izenman, "Reduced-rank regression for the multivariate linear model", 1975; LoRANN, section 3.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use faer::{Mat, MatRef, Par, Side, linalg::triangular_solve::solve_upper_triangular_in_place};
 use rand_chacha::ChaCha8Rng;
@@ -79,7 +82,7 @@ pub(crate) fn write(
     queries: &Grouped<'_>,
     rng: &mut ChaCha8Rng,
     parts: &mut BTreeMap<&'static str, &mut [u8]>,
-    step: impl Fn() + Sync,
+    step: impl Fn() -> bool + Sync,
 ) {
     let (Some(a), Some(mut b)) = (parts.remove(A), parts.remove(B)) else { return };
     let mix = rotation::random(shape.rank, rng);
@@ -90,7 +93,11 @@ pub(crate) fn write(
         lists.push(part);
         b = rest;
     }
+    let stops = AtomicBool::new(false);
     a.par_chunks_exact_mut(shape.a_bytes()).zip(lists).enumerate().for_each(|(list, (a, b))| {
+        if stops.load(Ordering::Relaxed) {
+            return;
+        }
         let members = points.gather(list, shape.s, usize::MAX);
         if !members.is_empty() {
             let visitors = queries.gather(list, shape.s, QUERIES_PER_DIM * shape.s);
@@ -100,7 +107,9 @@ pub(crate) fn write(
             write_a(shape, left.as_ref(), a);
             write_b(shape, metric, right.as_ref(), &members, b);
         }
-        step();
+        if !step() {
+            stops.store(true, Ordering::Relaxed);
+        }
     });
 }
 
