@@ -285,16 +285,18 @@ where
             families.len() - 1
         });
         let colour = COLOURS[at % COLOURS.len()];
-        let dash = if family == label { (1, 0) } else { (6, 4) };
+        let is_batch = family != label;
         let seen: Vec<(f64, f64)> = points.iter().copied().filter(|p| recall_of(p) >= recall_from).collect();
-        chart
-            .draw_series(DashedLineSeries::new(seen.iter().copied(), dash.0, dash.1, colour.stroke_width(2)))
-            .map_err(text)?
-            .label(label)
-            .legend(move |(x, y)| {
-                let length = if dash.1 == 0 { 22 } else { 9 };
-                PathElement::new([(x, y), (x + length, y)], colour.stroke_width(3))
-            });
+        let (line, style) = (seen.iter().copied(), colour.stroke_width(2));
+        let drawn = if is_batch {
+            chart.draw_series(DashedLineSeries::new(line, 6, 4, style))
+        } else {
+            chart.draw_series(LineSeries::new(line, style))
+        };
+        drawn.map_err(text)?.label(label).legend(move |(x, y)| {
+            let length = if is_batch { 9 } else { 22 };
+            PathElement::new([(x, y), (x + length, y)], colour.stroke_width(3))
+        });
         chart.draw_series(seen.iter().map(|&point| Circle::new(point, 3, colour.filled()))).map_err(text)?;
     }
     chart
