@@ -315,6 +315,7 @@ impl fmt::Debug for Simd {
 
 /// Bytes asked for ahead, at most: half of a second-level cache, so that what is being scanned stays there. (Lists of 3.7 MB
 /// asked for whole: a third fewer queries.)
+#[cfg(target_arch = "x86_64")]
 const AHEAD_MAX: usize = 512 << 10;
 
 /// Asks for `bytes`, as far as there is room, to be brought into the second-level cache; a hint, without effect on results.
