@@ -11,7 +11,11 @@
 
 use std::ops::Range;
 
-use crate::{format::ALIGN, metric::Metric, spec::Bits};
+use crate::{
+    format::ALIGN,
+    metric::Metric,
+    spec::{Bits, IndexSpec, ScorerSpec},
+};
 
 /// Points in a block: bytes of a 256-bit register.
 pub(crate) const BLOCK: usize = 32;
@@ -36,6 +40,14 @@ impl PqShape {
     /// The sizes for `s` dimensions.
     pub fn new(s: usize, m: usize, bits: Bits, metric: Metric) -> Self {
         Self { s, m, bits, has_norm: metric.is_l2() }
+    }
+
+    /// The sizes of a resolved specification for vectors of `d` dimensions, if its scorer looks codes up.
+    pub fn of(spec: &IndexSpec, d: usize, metric: Metric) -> Option<Self> {
+        match spec.scorer {
+            ScorerSpec::Pq { m, bits, .. } => Some(Self::new(spec.scored_dims(d), m, bits, metric)),
+            _ => None,
+        }
     }
 
     /// Codewords a subspace.
@@ -67,6 +79,11 @@ impl PqShape {
             Bits::B4 => 2 * self.rows(),
             Bits::B8 => self.m,
         }
+    }
+
+    /// Bytes of a query's tables, in bytes and in f32.
+    pub fn query_bytes(self) -> usize {
+        5 * self.n_tables() * self.n_words()
     }
 
     /// Bytes of one block's codes.

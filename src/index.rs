@@ -11,7 +11,7 @@ use crate::{
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     search::Searcher,
-    spec::{IndexSpec, RowDtype, ScorerSpec, TransformSpec},
+    spec::{IndexSpec, RowDtype, TransformSpec},
     stage::{
         router::Router,
         scorer::{
@@ -54,17 +54,6 @@ pub(crate) struct Model {
     pub router: Option<Router>,
     pub scorer: Scorer,
     pub refine: Option<RowStore>,
-}
-
-#[cfg(feature = "gpu")]
-impl Model {
-    /// Dimensions that router and scorer see.
-    pub fn scored_dims(&self) -> usize {
-        match self.spec.transform {
-            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(self.dim),
-            None => self.dim,
-        }
-    }
 }
 
 /// Tensors that scorers read list by list: they hold every copy of a point.
@@ -132,10 +121,7 @@ impl Index {
         if complete != spec {
             return Err(unfit("spec", format!("every number written out, as in {complete}")));
         }
-        let s = match spec.transform {
-            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(dim),
-            None => dim,
-        };
+        let s = spec.scored_dims(dim);
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
         let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
         if sizes.n_positions() >= u32::MAX as usize {
@@ -148,18 +134,13 @@ impl Index {
             spec.transform.map(|TransformSpec::Pca { dtype, .. }| Pca::open(&image, dim, s, dtype));
         let transform = transform.transpose()?;
         let router = n_lists.map(|l| Router::open(&image, l, s, metric)).transpose()?;
-        let scorer = match spec.scorer {
-            ScorerSpec::Rrr { rank, a_bits, b_bits } => {
-                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, metric);
-                Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
-            }
-            ScorerSpec::Pq { m, bits, .. } => {
-                Scorer::Pq(Pq::open(&image, PqShape::new(s, m, bits, metric), metric, &lists)?)
-            }
-            ScorerSpec::Sq8 | ScorerSpec::Flat => {
-                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
-                Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, dtype, sizes.n_positions(), s)?)
-            }
+        let scorer = if let Some(shape) = RrrShape::of(&spec, dim, metric) {
+            Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
+        } else if let Some(shape) = PqShape::of(&spec, dim, metric) {
+            Scorer::Pq(Pq::open(&image, shape, metric, &lists)?)
+        } else {
+            let dtype = spec.scorer_rows().unwrap_or(RowDtype::F32);
+            Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, dtype, sizes.n_positions(), s)?)
         };
         let refine =
             spec.refine.map(|dtype| RowStore::open(&image, &REFINE_ROWS, dtype, n, dim)).transpose()?;

@@ -30,6 +30,7 @@
 //! - `cli` (default): the `nearfield` command.
 //! - `gpu` (default): searching on GPUs through wgpu (Vulkan, Metal, DX12).
 
+pub mod auto;
 mod block;
 mod build;
 mod codes;
@@ -53,7 +54,8 @@ mod train;
 pub mod tune;
 mod vectors;
 
-pub use build::{BuildError, IndexBuilder, Progress};
+pub use auto::{Auto, Trial};
+pub use build::{BuildError, IndexBuilder, Plan, Progress, StageTime};
 pub use device::{Device, DeviceError, DeviceInfo};
 pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION, discard_unfinished};
 #[cfg(feature = "gpu")]

@@ -75,10 +75,20 @@ impl Tail<'_> {
 }
 
 impl Candidates {
+    /// Places for candidates of which `keep` matter.
+    fn capacity(keep: usize) -> usize {
+        keep + keep.max(SLACK_MIN) + APPEND
+    }
+
+    /// Bytes of a buffer for `keep`, and of the table that merging copies takes; many ties take half as much again.
+    pub fn n_bytes(keep: usize, merges: bool) -> usize {
+        8 * Self::capacity(keep) + if merges { 12 * keep } else { 0 }
+    }
+
     /// Empties the buffer and sets how many candidates matter.
     pub fn reset(&mut self, simd: Simd, keep: usize) {
         self.simd = Some(simd);
-        let capacity = keep + keep.max(SLACK_MIN) + APPEND;
+        let capacity = Self::capacity(keep);
         if self.scores.len() < capacity {
             self.scores.resize(capacity, 0.0);
             self.positions.resize(capacity, 0);
@@ -90,13 +100,13 @@ impl Candidates {
 
     /// Whether fewer than [`APPEND`] places are free.
     fn is_full(&self) -> bool {
-        self.len + APPEND > self.keep + self.keep.max(SLACK_MIN) + APPEND
+        self.len + APPEND > Self::capacity(self.keep)
     }
 
     /// Where a kernel may write, with room for at least [`APPEND`].
     fn tail(&mut self, id_of: &impl Fn(u32) -> u64) -> Tail<'_> {
         self.make_room(id_of);
-        let tail = self.len..self.keep + self.keep.max(SLACK_MIN) + APPEND;
+        let tail = self.len..Self::capacity(self.keep);
         let (scores, positions) = (&mut self.scores[tail.clone()], &mut self.positions[tail]);
         Tail { threshold: self.threshold, scores, positions, written: 0 }
     }

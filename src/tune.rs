@@ -20,8 +20,8 @@ use crate::{
 /// The metadata entry that holds an index's tunings.
 pub(crate) const KEY: &str = "tuning";
 
-/// Recall beyond which more effort is not tried.
-const ENOUGH: f64 = 0.9995;
+/// Recall beyond which more effort brings nothing that sample queries could tell.
+pub const ENOUGH: f64 = 0.9995;
 
 /// Steps in a row that may bring next to nothing before the search ends.
 const IDLE_MAX: usize = 6;
@@ -169,6 +169,8 @@ pub struct Tuner<'a> {
     pub threads: usize,
     /// Where the queries are points of the index: their ids, which do not count among their own neighbours.
     pub own: Option<&'a [u64]>,
+    /// Recall from which on more effort is not tried: [`ENOUGH`], or less.
+    pub enough: f64,
 }
 
 impl Tuner<'_> {
@@ -186,7 +188,7 @@ impl Tuner<'_> {
         step(&at);
         measured.push(at);
         let mut idle = 0;
-        while at.recall < ENOUGH && idle < IDLE_MAX {
+        while at.recall < self.enough && idle < IDLE_MAX {
             let mut next: Option<(f64, OperatingPoint)> = None;
             for (n_probe, n_rerank) in [
                 (raised(at.n_probe, 4, 1).min(n_lists), at.n_rerank),

@@ -35,6 +35,26 @@ impl Vectors for ArrayView2<'_, f32> {
     }
 }
 
+/// Some rows of vectors.
+pub(crate) struct Rows<'v, V: ?Sized> {
+    pub vectors: &'v V,
+    pub rows: Vec<usize>,
+}
+
+impl<V: Vectors + ?Sized> Vectors for Rows<'_, V> {
+    fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.vectors.dim()
+    }
+
+    fn read(&self, row: usize, out: &mut [f32]) {
+        self.vectors.read(self.rows[row], out);
+    }
+}
+
 impl<T: Vectors + ?Sized> Vectors for &T {
     fn n_rows(&self) -> usize {
         (**self).n_rows()

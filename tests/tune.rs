@@ -8,6 +8,7 @@ use nearfield::{
     Device, Index, Metric, OpenError, SearchError, SearchParams, Tuner, Tuning, Vectors,
     eval::{self, Recall},
     io::VectorFile,
+    tune::ENOUGH,
 };
 use support::embedded;
 
@@ -33,8 +34,17 @@ fn tuned(index: &Index, queries: &Array2<f32>, truth: &Array2<u64>, k: usize) ->
     let view = queries.view();
     let recall = Recall::new(index, &view, truth.view(), k).unwrap();
     let batch = queries.nrows();
-    let tuner =
-        Tuner { searcher: &searcher, index, queries: view, recall: &recall, k, batch, threads: 1, own: None };
+    let tuner = Tuner {
+        searcher: &searcher,
+        index,
+        queries: view,
+        recall: &recall,
+        k,
+        batch,
+        threads: 1,
+        own: None,
+        enough: ENOUGH,
+    };
     tuner.run(|_| ()).unwrap()
 }
 

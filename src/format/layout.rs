@@ -27,7 +27,13 @@ impl TensorDecl {
         Self { name, dtype: T::DTYPE, shape: shape.to_vec() }
     }
 
-    fn n_bytes(&self) -> usize {
+    /// Its name in the file.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its length.
+    pub fn n_bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 
@@ -35,6 +41,39 @@ impl TensorDecl {
     fn rank(&self) -> (bool, std::cmp::Reverse<usize>, &'static str) {
         (!self.n_bytes().is_multiple_of(ALIGN), std::cmp::Reverse(self.dtype.bitsize()), self.name)
     }
+}
+
+/// Where everything in a file will be.
+struct Layout {
+    header_len: usize,
+    tensors: Vec<(&'static str, TensorPlace)>,
+    len: usize,
+}
+
+impl Layout {
+    fn new(metadata: &BTreeMap<String, String>, mut decls: Vec<TensorDecl>) -> Self {
+        decls.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        let mut tensors = Vec::with_capacity(decls.len());
+        let mut end = 0;
+        for decl in decls {
+            let n_bytes = decl.n_bytes();
+            tensors.push((
+                decl.name,
+                TensorPlace { dtype: decl.dtype, shape: decl.shape, bytes: end..end + n_bytes },
+            ));
+            end += n_bytes;
+        }
+        let header_len = header(metadata, &tensors, |_| checksum(&[])).len();
+        for (_, place) in &mut tensors {
+            place.bytes = place.bytes.start + header_len..place.bytes.end + header_len;
+        }
+        Self { header_len, tensors, len: header_len + end }
+    }
+}
+
+/// Bytes of the file with these tensors.
+pub(crate) fn file_len(metadata: &BTreeMap<String, String>, decls: Vec<TensorDecl>) -> usize {
+    Layout::new(metadata, decls).len
 }
 
 /// A file being filled in.
@@ -50,24 +89,9 @@ impl ImageBuilder {
     ///
     /// # Errors
     /// When the system has no memory of that size.
-    pub fn new(metadata: BTreeMap<String, String>, mut decls: Vec<TensorDecl>) -> std::io::Result<Self> {
-        decls.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        let mut tensors = Vec::with_capacity(decls.len());
-        let mut end = 0;
-        for decl in decls {
-            let n_bytes = decl.n_bytes();
-            tensors.push((
-                decl.name,
-                TensorPlace { dtype: decl.dtype, shape: decl.shape, bytes: end..end + n_bytes },
-            ));
-            end += n_bytes;
-        }
-        let header_len = header(&metadata, &tensors, |_| checksum(&[])).len();
-        for (_, place) in &mut tensors {
-            place.bytes = place.bytes.start + header_len..place.bytes.end + header_len;
-        }
-        let bytes = anonymous(header_len + end)?;
-        Ok(Self { bytes, header_len, metadata, tensors })
+    pub fn new(metadata: BTreeMap<String, String>, decls: Vec<TensorDecl>) -> std::io::Result<Self> {
+        let Layout { header_len, tensors, len } = Layout::new(&metadata, decls);
+        Ok(Self { bytes: anonymous(len)?, header_len, metadata, tensors })
     }
 
     /// All tensors' bytes at once, by name.

@@ -10,7 +10,7 @@ mod writer;
 
 use std::{collections::BTreeMap, ops::Deref, ops::Range, sync::Arc};
 
-pub(crate) use layout::{ImageBuilder, TensorDecl};
+pub(crate) use layout::{ImageBuilder, TensorDecl, file_len};
 pub use reader::OpenError;
 pub use writer::SaveError;
 pub use writer::discard_unfinished;

@@ -92,6 +92,12 @@ impl VectorFile {
     pub fn dtype(&self) -> &'static str {
         self.0.element.name()
     }
+
+    /// Bytes of all values.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.0.n_rows * self.0.width * self.0.element.bytes()
+    }
 }
 
 impl Vectors for VectorFile {

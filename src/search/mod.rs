@@ -6,12 +6,14 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod memory;
 mod reference;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{Array2, ArrayView2};
 
+pub(crate) use self::memory::Memory;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuError};
 use crate::{
@@ -76,6 +78,19 @@ impl SearchParams {
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
+    }
+}
+
+impl SearchParams {
+    /// The effort for an index of `n_lists` lists and `n` points that stores rows or does not.
+    fn filled_in(&self, n_lists: usize, n: usize, reranks: bool) -> Effort {
+        let n_probe = self.n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
+        let n_rerank = if reranks {
+            self.n_rerank.unwrap_or_else(|| self.k.saturating_mul(5).max(50)).max(self.k)
+        } else {
+            self.k
+        };
+        Effort { n_probe, n_rerank: n_rerank.min(n) }
     }
 }
 
@@ -307,14 +322,9 @@ impl Searcher {
         if let Some(choice) = self.choose(params)? {
             (n_probe, n_rerank) = (Some(choice.effort.n_probe), Some(choice.effort.n_rerank));
         }
-        let n_lists = self.model.lists.len();
-        let n_probe = n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
-        let n_rerank = if self.model.refine.is_some() {
-            n_rerank.unwrap_or_else(|| params.k.saturating_mul(5).max(50)).max(params.k)
-        } else {
-            params.k
-        };
-        Ok(Effort { n_probe, n_rerank: n_rerank.min(self.model.n) })
+        let Model { lists, refine, n, .. } = &*self.model;
+        let params = SearchParams { n_probe, n_rerank, ..params };
+        Ok(params.filled_in(lists.len(), *n, refine.is_some()))
     }
 
     /// The `k` nearest points of each query, `[n_queries, d]`.
@@ -415,9 +425,7 @@ impl Searcher {
         scores: &mut Array2<f32>,
     ) -> Result<(), SearchError> {
         use rayon::prelude::*;
-        // Equal pieces, as many rounds of the threads as it takes, none larger than what goes through the stages together.
-        let (n, threads) = (request.queries.n_rows(), rayon::current_num_threads());
-        let rows = n.div_ceil(threads * n.div_ceil(threads * cpu::BATCH)).max(1);
+        let rows = cpu::piece_rows(request.queries.n_rows(), rayon::current_num_threads());
         let (Some(ids), Some(scores)) = (ids.as_slice_mut(), scores.as_slice_mut()) else { return Ok(()) };
         let width = rows * request.k;
         ids.par_chunks_mut(width)

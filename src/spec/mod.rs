@@ -211,6 +211,28 @@ impl IndexSpec {
         1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
     }
 
+    /// Dimensions that router and scorer see, of a resolved specification for vectors of `d`.
+    pub(crate) fn scored_dims(&self, d: usize) -> usize {
+        match self.transform {
+            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(d),
+            None => d,
+        }
+    }
+
+    /// How the scorer stores vectors, if that is what it scores.
+    pub(crate) fn scorer_rows(&self) -> Option<RowDtype> {
+        match self.scorer {
+            ScorerSpec::Sq8 => Some(RowDtype::Sq8),
+            ScorerSpec::Flat => Some(RowDtype::F32),
+            ScorerSpec::Rrr { .. } | ScorerSpec::Pq { .. } => None,
+        }
+    }
+
+    /// The same with so many lists, if it has lists.
+    pub(crate) fn with_lists(self, n_lists: usize) -> Self {
+        Self { ivf: self.ivf.map(|ivf| IvfSpec { n_lists: Some(n_lists), ..ivf }), ..self }
+    }
+
     /// Fills in every number left out and checks all of them against `n` points of `d` dimensions.
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.

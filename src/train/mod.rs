@@ -28,6 +28,11 @@ pub(crate) fn sample(rng: &mut ChaCha8Rng, n: usize, amount: usize) -> Vec<usize
     rows
 }
 
+/// Rows of a sample that stands for `n`: all if there are few, else an eighth of them within bounds.
+pub(crate) fn sample_size(n: usize) -> usize {
+    (n / 8).clamp(16_384, 65_536).min(n)
+}
+
 /// A standard normal number.
 pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f32 {
     rng.sample(rand_distr::StandardNormal)

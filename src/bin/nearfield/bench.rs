@@ -216,7 +216,7 @@ fn index(args: &Args, base: &impl Vectors) -> Result<Index, CliError> {
         Some(spec) => spec,
         None => default.parse().map_err(|e: nearfield::SpecError| CliError::Usage(e.to_string()))?,
     };
-    let stages = report::Stages::new();
+    let stages = report::Stages::default();
     let progress = |p| stages.update(p);
     let built = Index::builder(spec).metric(args.metric).seed(args.seed).progress(&progress).build(base);
     stages.finish();

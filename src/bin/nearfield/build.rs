@@ -1,8 +1,15 @@
 //! `nearfield build`
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Instant,
+};
 
-use nearfield::{Index, IndexSpec, Metric, Vectors, io};
+use nearfield::{
+    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Trial, Vectors,
+    io::{self, VectorFile},
+};
 use serde_json::json;
 
 use crate::{error::CliError, report};
@@ -37,29 +44,142 @@ use crate::{error::CliError, report};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Vectors to index, one a row.
-    base: PathBuf,
+    #[command(flatten)]
+    index: IndexArgs,
     /// Index file to write; an old one is replaced only when the new one is complete.
     #[arg(short, long)]
     output: PathBuf,
-    /// What the index is made of.
+}
+
+/// What an index is built of.
+#[derive(clap::Args)]
+pub struct IndexArgs {
+    /// Vectors to index, one a row.
+    pub base: PathBuf,
+    /// What the index is made of, or `auto`: what is fastest on a sample.
     #[arg(long, default_value = "PCA,IVF,RRR,Refine(f16)")]
-    spec: IndexSpec,
+    pub spec: SpecArg,
     /// ip (inner product), cosine, or l2 (squared Euclidean distance).
     #[arg(long)]
-    metric: Metric,
+    pub metric: Metric,
     /// Queries like those to come, where they are of another kind than the vectors.
     #[arg(long)]
-    train_queries: Option<PathBuf>,
+    pub train_queries: Option<PathBuf>,
     /// Ids of the rows; row numbers if not given.
     #[arg(long)]
-    ids: Option<PathBuf>,
-    /// Threads; all cores if not given. The result does not depend on it.
+    pub ids: Option<PathBuf>,
+    /// Threads; all cores if not given. The index does not depend on it.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    pub threads: Option<u16>,
     /// Seed of every random choice: the same seed and vectors give the same file.
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub seed: u64,
+}
+
+/// A specification, or the wish for one.
+#[derive(Clone, Copy)]
+pub enum SpecArg {
+    Auto,
+    Given(IndexSpec),
+}
+
+impl FromStr for SpecArg {
+    type Err = nearfield::SpecError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "auto" { Ok(Self::Auto) } else { s.parse().map(Self::Given) }
+    }
+}
+
+/// The files of [`IndexArgs`], opened.
+pub struct Inputs {
+    pub base: VectorFile,
+    queries: Option<VectorFile>,
+    ids: Option<Vec<u64>>,
+}
+
+impl IndexArgs {
+    /// Opens the files.
+    pub fn open(&self) -> Result<Inputs, CliError> {
+        let base = report::vectors("BASE", &self.base)?;
+        let queries = self.train_queries.as_deref();
+        let queries = queries.map(|path| report::vectors("--train-queries", path)).transpose()?;
+        let ids = self.ids.as_deref().map(io::read_ids).transpose()?;
+        if let Some(ids) = &ids
+            && ids.ncols() != 1
+        {
+            let shape = ids.dim();
+            return Err(CliError::Input(format!("--ids: expected one id a row, got shape {shape:?}")));
+        }
+        let ids = ids.map(|ids| ids.into_raw_vec_and_offset().0);
+        Ok(Inputs { base, queries, ids })
+    }
+
+    /// The files that are read.
+    pub fn paths(&self) -> Vec<&Path> {
+        let mut paths = vec![self.base.as_path()];
+        paths.extend(self.train_queries.as_deref());
+        paths.extend(self.ids.as_deref());
+        paths
+    }
+
+    /// A builder of an index of the files.
+    pub fn builder<'a>(&self, spec: IndexSpec, inputs: &'a Inputs) -> IndexBuilder<'a> {
+        let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed);
+        if let Some(queries) = &inputs.queries {
+            builder = builder.train_queries(queries);
+        }
+        if let Some(ids) = &inputs.ids {
+            builder = builder.ids(ids);
+        }
+        builder
+    }
+
+    /// The specification given, or the one that is fastest on a sample.
+    pub fn spec(&self, inputs: &Inputs) -> Result<IndexSpec, CliError> {
+        let train_queries = inputs.queries.as_ref().map(|file| file as &dyn Vectors);
+        let auto = Auto { train_queries, seed: self.seed, ..Auto::new(self.metric) };
+        self.spec.of(&auto, &inputs.base)
+    }
+}
+
+impl SpecArg {
+    /// The specification given, or the one that is fastest on a sample; says on stderr what was tried.
+    pub fn of(self, auto: &Auto<'_>, base: &VectorFile) -> Result<IndexSpec, CliError> {
+        if let Self::Given(spec) = self {
+            return Ok(spec);
+        }
+        let (k, n) = (auto.k, base.n_rows());
+        let mut tried = 0;
+        let bar = report::spinner("auto");
+        let print = |trial: &Trial| {
+            bar.suspend(|| {
+                if tried == 0 {
+                    eprintln!(
+                        "auto: {} of {n} vectors, {} queries, k = {k}, on the CPU",
+                        trial.n_sampled, trial.n_queries
+                    );
+                    eprintln!("{:>8} {:>10} {:>9} {:>8}  spec", "recall", "queries/s", "B/vector", "build");
+                }
+                let (build, bytes) = (trial.build_seconds, trial.bytes_per_vector);
+                let (recall, qps, spec) = (trial.recall, trial.qps, trial.spec);
+                eprintln!("{recall:>8.4} {qps:>10.0} {bytes:>9.0} {build:>6.1} s  {spec}");
+            });
+            tried += 1;
+            bar.set_message(format!("auto: {tried} specifications tried"));
+        };
+        let trials = auto.run(base, print);
+        bar.finish_and_clear();
+        let trials = trials?;
+        let chosen = &trials[0];
+        let how = if chosen.recall < auto.recall {
+            format!("none reaches recall {}, this one comes nearest", auto.recall)
+        } else {
+            format!("the fastest at recall {}", auto.recall)
+        };
+        eprintln!("auto: {}: {how}", chosen.spec);
+        Ok(chosen.spec)
+    }
 }
 
 /// Limits the number of threads that work on this process's batches.
@@ -74,62 +194,43 @@ pub fn limit_threads(threads: Option<u16>) -> Result<(), CliError> {
 }
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    let Args { index: args, output } = args;
     limit_threads(args.threads)?;
-    let mut inputs = vec![args.base.as_path()];
-    inputs.extend(args.train_queries.as_deref());
-    inputs.extend(args.ids.as_deref());
-    report::check_output("--output", &args.output, None, &inputs)?;
-    let base = report::vectors("BASE", &args.base)?;
-    let queries = args.train_queries.as_deref().map(|p| report::vectors("--train-queries", p)).transpose()?;
-    let ids = args.ids.as_deref().map(io::read_ids).transpose()?;
-    if let Some(ids) = &ids
-        && ids.ncols() != 1
-    {
-        let shape = ids.dim();
-        return Err(CliError::Input(format!("--ids: expected one id a row, got shape {shape:?}")));
-    }
-    let ids = ids.map(|ids| ids.into_raw_vec_and_offset().0);
-
+    report::check_output("--output", output, None, &args.paths())?;
+    let inputs = args.open()?;
+    let spec = args.spec(&inputs)?;
     let since = Instant::now();
-    let stages = report::Stages::new();
+    let stages = report::Stages::default();
     let progress = |p| stages.update(p);
-    let mut builder = Index::builder(args.spec).metric(args.metric).seed(args.seed).progress(&progress);
-    if let Some(queries) = &queries {
-        builder = builder.train_queries(queries);
-    }
-    if let Some(ids) = &ids {
-        builder = builder.ids(ids);
-    }
-    let built = builder.build(&base);
-    let mut seconds = stages.finish();
-    let index = built?;
+    let built = args.builder(spec, &inputs).progress(&progress).build_timed(&inputs.base);
+    stages.finish();
+    let (index, mut times) = built?;
     let saving = Instant::now();
-    index.save(&args.output)?;
-    seconds.push(("save", saving.elapsed().as_secs_f64()));
+    index.save(output)?;
+    times.push(StageTime { stage: "save", seconds: saving.elapsed().as_secs_f64() });
     let total = since.elapsed();
     if json {
         let stages: serde_json::Map<String, serde_json::Value> =
-            seconds.iter().map(|(name, s)| ((*name).to_owned(), json!(s))).collect();
+            times.iter().map(|time| (time.stage.to_owned(), json!(time.seconds))).collect();
         return report::line(
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "build_s": total.as_secs_f64(), "index_bytes": index.n_bytes(),
-                "stages": stages,
+                "stages": stages, "peak_bytes": report::peak_memory(),
             })
             .to_string(),
         );
     }
     report::line(&format!(
         "{}: {} ({}) over {} × {} {} in {}, {}",
-        args.output.display(),
+        output.display(),
         index.spec(),
         index.metric(),
-        base.n_rows(),
-        base.dim(),
-        base.dtype(),
+        inputs.base.n_rows(),
+        inputs.base.dim(),
+        inputs.base.dtype(),
         report::duration(total),
         report::bytes(index.n_bytes()),
     ))?;
-    let parts: Vec<String> = seconds.iter().map(|(name, s)| format!("{name} {s:.1} s")).collect();
-    report::line(&format!("  {}", parts.join(", ")))
+    report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))
 }

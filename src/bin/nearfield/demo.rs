@@ -30,7 +30,7 @@ pub fn run(args: &DeviceArgs, json: bool) -> Result<(), CliError> {
     let query_texts: Vec<&str> = QUERY_TEXT.lines().collect();
     let spec = SPEC.parse().map_err(|e: nearfield::SpecError| CliError::Usage(e.to_string()))?;
     let since = Instant::now();
-    let stages = report::Stages::new();
+    let stages = report::Stages::default();
     let progress = |p| stages.update(p);
     let built = Index::builder(spec).metric(Metric::Cosine).seed(7).progress(&progress).build(&base);
     stages.finish();

@@ -1,6 +1,9 @@
 //! Failures of the command, each with its exit code.
 
-use nearfield::{BuildError, DeviceError, OpenError, SaveError, SearchError, eval::EvalError, io::FileError};
+use nearfield::{
+    BuildError, DeviceError, OpenError, SaveError, SearchError, auto::AutoError, eval::EvalError,
+    io::FileError,
+};
 
 /// Why the command failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,18 @@ impl From<BuildError> for CliError {
     fn from(e: BuildError) -> Self {
         match e {
             BuildError::Memory(_) => Self::Io(e.to_string()),
+            _ => Self::Input(e.to_string()),
+        }
+    }
+}
+
+impl From<AutoError> for CliError {
+    fn from(e: AutoError) -> Self {
+        match e {
+            AutoError::Build(e) => e.into(),
+            AutoError::Device(e) => e.into(),
+            AutoError::Search(e) => e.into(),
+            AutoError::Truth(e) => e.into(),
             _ => Self::Input(e.to_string()),
         }
     }

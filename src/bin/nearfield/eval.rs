@@ -8,13 +8,18 @@ use std::{
 
 use ndarray::{Array2, ArrayView2, s};
 use nearfield::{
-    Effort, Hits, Index, IndexSpec, SearchParams, Searcher, Vectors,
+    Effort, Hits, Index, SearchParams, Searcher, Vectors,
     eval::Recall,
     io::{self, VectorFile},
 };
 use serde_json::{Value, json};
 
-use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, plot, report};
+use crate::{
+    build::{SpecArg, limit_threads},
+    devices::DeviceArgs,
+    error::CliError,
+    plot, report,
+};
 
 /// Measure recall and speed over a range of efforts.
 ///
@@ -43,9 +48,9 @@ pub struct Args {
     /// A file of ann-benchmarks or VIBE, with `train`, `test`, `neighbors` and the attribute `distance`.
     #[arg(long, conflicts_with_all = ["index", "queries", "truth", "base"], requires = "spec")]
     hdf5: Option<PathBuf>,
-    /// What to index the vectors of --hdf5 as (see `nearfield build --help`).
+    /// What to index the vectors of --hdf5 as, or `auto` (see `nearfield build --help`).
     #[arg(long, requires = "hdf5")]
-    spec: Option<IndexSpec>,
+    spec: Option<SpecArg>,
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
     k: usize,
@@ -241,7 +246,9 @@ impl Inputs {
             let base = report::vectors("--hdf5", &part("train"))?;
             let file = report::vectors("--hdf5", &part("test"))?;
             let truth = io::read_ids(part("neighbors"))?;
-            let stages = report::Stages::new();
+            let auto = nearfield::Auto { k: args.k, ..nearfield::Auto::new(metric) };
+            let spec = spec.of(&auto, &base)?;
+            let stages = report::Stages::default();
             let progress = |p| stages.update(p);
             let built = Index::builder(spec).metric(metric).progress(&progress).build(&base);
             stages.finish();

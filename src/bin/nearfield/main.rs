@@ -9,6 +9,7 @@ mod embedded;
 mod error;
 mod eval;
 mod info;
+mod plan;
 mod plot;
 mod report;
 mod search;
@@ -44,6 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Build(build::Args),
+    Plan(plan::Args),
     Search(search::Args),
     Truth(truth::Args),
     Eval(eval::Args),
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     let json = cli.json;
     let done = match cli.command {
         Command::Build(args) => build::run(&args, json),
+        Command::Plan(args) => plan::run(&args, json),
         Command::Search(args) => search::run(&args, json),
         Command::Truth(args) => truth::run(&args, json),
         Command::Eval(args) => eval::run(&args, json),

@@ -4,11 +4,13 @@ use std::{
     io::Write,
     path::Path,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nearfield::{DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, io::VectorFile};
+use nearfield::{
+    DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, StageTime, io::VectorFile,
+};
 
 use crate::{devices::DeviceArgs, error::CliError};
 
@@ -22,27 +24,26 @@ pub fn bar(message: &str, total: u64) -> ProgressBar {
     bar
 }
 
-/// One bar a build stage, and the seconds each took.
-pub struct Stages(Mutex<State>);
-
-struct State {
-    current: Option<(&'static str, ProgressBar, Instant)>,
-    seconds: Vec<(&'static str, f64)>,
+/// A sign that work goes on, where nobody knows how much is left.
+pub fn spinner(message: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(message.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
-impl Stages {
-    pub fn new() -> Self {
-        Self(Mutex::new(State { current: None, seconds: Vec::new() }))
-    }
+/// One bar a build stage.
+#[derive(Default)]
+pub struct Stages(Mutex<Option<(&'static str, ProgressBar)>>);
 
+impl Stages {
     /// Takes note of a build's progress.
     pub fn update(&self, progress: Progress) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage) {
-            state.close();
-            state.current = Some((progress.stage, bar(progress.stage, progress.total), Instant::now()));
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            close(&mut current);
+            *current = Some((progress.stage, bar(progress.stage, progress.total)));
         }
-        if let Some((_, bar, _)) = &state.current {
+        if let Some((_, bar)) = &*current {
             // Threads report out of order; the bar only moves forward.
             if progress.total != bar.length().unwrap_or_default() {
                 bar.set_length(progress.total);
@@ -53,25 +54,35 @@ impl Stages {
         }
     }
 
-    /// Closes the last bar; seconds by stage, in order.
-    pub fn finish(&self) -> Vec<(&'static str, f64)> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.close();
-        std::mem::take(&mut state.seconds)
+    /// Closes the last bar.
+    pub fn finish(&self) {
+        close(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-impl State {
-    fn close(&mut self) {
-        if let Some((stage, bar, since)) = self.current.take() {
-            bar.finish_and_clear();
-            let seconds = since.elapsed().as_secs_f64();
-            match self.seconds.iter_mut().find(|(name, _)| *name == stage) {
-                Some((_, sum)) => *sum += seconds,
-                None => self.seconds.push((stage, seconds)),
-            }
-        }
+fn close(current: &mut Option<(&'static str, ProgressBar)>) {
+    if let Some((_, bar)) = current.take() {
+        bar.finish_and_clear();
     }
+}
+
+/// `partition 1.2 s, regressions 0.3 s`.
+pub fn stages(times: &[StageTime]) -> String {
+    let parts: Vec<String> =
+        times.iter().map(|time| format!("{} {:.1} s", time.stage, time.seconds)).collect();
+    parts.join(", ")
+}
+
+/// The most memory that this process has held so far, mapped files included, where the system says so.
+pub fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
+}
+
+/// [`peak_memory`] as the end of a line.
+pub fn up_to_memory() -> String {
+    peak_memory().map_or(String::new(), |peak| format!("; memory up to {}", bytes(peak)))
 }
 
 /// Writes a line to stdout; a closed pipe is an error, not a panic.

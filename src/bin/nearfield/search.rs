@@ -146,12 +146,16 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let took = since.elapsed();
     if json {
         return report::line(
-            &json!({ "queries": n, "k": args.k, "device": searcher.device().name, "search_s": took.as_secs_f64() })
-                .to_string(),
+            &json!({
+                "queries": n, "k": args.k, "device": searcher.device().name, "search_s": took.as_secs_f64(),
+                "peak_bytes": report::peak_memory(),
+            })
+            .to_string(),
         );
     }
     let (shown, k) = (path.display(), args.k);
-    report::line(&format!("{shown}: {k} neighbours of {n} queries in {}", report::duration(took)))
+    let (took, peak) = (report::duration(took), report::up_to_memory());
+    report::line(&format!("{shown}: {k} neighbours of {n} queries in {took}{peak}"))
 }
 
 /// A search error whose row counts from the file's first query.

@@ -76,6 +76,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         batch: args.batch.size(n),
         threads: if args.threads == Some(1) { 1 } else { 0 },
         own: sample.own.as_deref(),
+        enough: tune::ENOUGH,
     };
     let bar = report::bar("tune", 1000);
     let tuning = tuner.run(|point| {

@@ -7,14 +7,15 @@ use super::{Pipeline, Room, Slot, TOGETHER};
 use crate::{
     index::Model,
     profile::Cost,
-    search::{Request, SearchError},
+    search::{Effort, Request, SearchError},
     simd::Simd,
     stage::scorer::Scorer,
+    topk::Candidates,
     vectors::Vectors,
 };
 
 /// Queries on their way together, at most.
-pub(in crate::search) const BATCH: usize = 1024;
+const BATCH: usize = 1024;
 
 /// Queries on their way together, of however small an index.
 const BATCH_MIN: usize = 128;
@@ -54,12 +55,9 @@ pub(in crate::search) fn search<V: Vectors>(
 ) -> Result<(), SearchError> {
     let (k, n_rerank) = (request.k, request.effort.n_rerank);
     let pipeline = Pipeline { model, simd, n_probe: request.effort.n_probe, n_rerank };
-    let kept = n_rerank * model.lists.sizes().n_copies;
-    let at_once = (model.scorer.n_bytes() / SLOT_BYTES).clamp(BATCH_MIN, BATCH);
-    // Candidates have their score, their position and room to be sorted in, twice as many as are kept; probes stand in
-    // their slot and in their list's group.
-    let slot = 32 * kept + 16 * request.effort.n_probe + 12 * model.dim + model.scorer.query_bytes();
-    let at_once = at_once.min(SLOTS_MAX / slot.max(1)).max(1);
+    let slot =
+        slot_bytes(model.dim, model.lists.sizes().n_copies, request.effort, model.scorer.query_bytes());
+    let at_once = at_once(model.scorer.n_bytes(), slot);
     scratch.room.clock.start(request.clock.is_some());
     for (i, (ids, scores)) in ids.chunks_mut(at_once * k).zip(scores.chunks_mut(at_once * k)).enumerate() {
         let n = ids.len() / k;
@@ -79,6 +77,30 @@ pub(in crate::search) fn search<V: Vectors>(
         scratch.room.clock.empty_into(profile);
     }
     Ok(())
+}
+
+/// Queries in a piece of `n` on some threads: equal pieces, as many rounds of the threads as it takes, none larger than what
+/// goes through the stages together.
+pub(in crate::search) fn piece_rows(n: usize, threads: usize) -> usize {
+    n.div_ceil(threads * n.div_ceil(threads * BATCH)).max(1)
+}
+
+/// Bytes that a query on its way holds: candidates; probes, in their slot and in their list's group; the query as given, as
+/// scorers see it and in codes; what the scorer prepares of it.
+pub(in crate::search) fn slot_bytes(
+    dim: usize,
+    n_copies: usize,
+    effort: Effort,
+    query_bytes: usize,
+) -> usize {
+    let candidates = Candidates::n_bytes(effort.n_rerank * n_copies, n_copies > 1);
+    candidates + 16 * effort.n_probe + 10 * dim + query_bytes
+}
+
+/// Queries that go together on one thread, for lists of `scorer_bytes` and slots of `slot_bytes`.
+pub(in crate::search) fn at_once(scorer_bytes: usize, slot_bytes: usize) -> usize {
+    let shares = (scorer_bytes / SLOT_BYTES).clamp(BATCH_MIN, BATCH);
+    shares.min(SLOTS_MAX / slot_bytes.max(1)).max(1)
 }
 
 /// Readings grouped by list.

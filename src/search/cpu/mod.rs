@@ -6,7 +6,7 @@
 mod batch;
 mod clock;
 
-pub(super) use batch::{BATCH, Scratch, search};
+pub(super) use batch::{Scratch, at_once, piece_rows, search, slot_bytes};
 use clock::Clock;
 
 use crate::{

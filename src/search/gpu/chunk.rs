@@ -82,7 +82,7 @@ impl Chunk<'_> {
 
     fn transform(&mut self) {
         let searcher = self.searcher;
-        let (s, stride) = (searcher.s, padded(searcher.s));
+        let (s, stride) = (searcher.widths.s, padded(searcher.widths.s));
         if let Some(pca) = &searcher.pca {
             let Self { scratch, recording, model, n_rows, .. } = &mut *self;
             let queries = (&scratch.queries, padded(model.dim));
@@ -91,7 +91,7 @@ impl Chunk<'_> {
         }
         let Self { scratch, recording, .. } = self;
         let rows = (reduced(searcher, scratch), s, stride);
-        let codes = (&scratch.codes, searcher.steps);
+        let codes = (&scratch.codes, searcher.widths.steps);
         primitives::quantise(recording, self.n_rows, rows, codes, &scratch.heads);
         if let GpuScorer::Pq(pq) = &searcher.scorer {
             pq.prepare(recording, self.n_rows, (reduced(searcher, scratch), stride), tables(scratch));
@@ -191,7 +191,7 @@ impl Chunk<'_> {
             round_from: narrow(round.points.0),
             round_to: narrow(round.points.1),
             tile_points: narrow(TILE_POINTS),
-            query_stride: narrow(padded(searcher.s)),
+            query_stride: narrow(padded(searcher.widths.s)),
             stride: narrow(self.plan.stride),
             ..Default::default()
         };

@@ -97,6 +97,11 @@ macro_rules! lane {
             pub fn total(&self) -> u64 {
                 [$(self.$name,)*].into_iter().sum::<usize>() as u64
             }
+
+            /// Bytes of a lane's buffers as they are made without a budget, where bindings hold at most `most`.
+            pub fn roomy(&self, most: u64) -> u64 {
+                [$(self.$name,)*].into_iter().map(|n_bytes| roomy(n_bytes as u64, most)).sum()
+            }
         }
 
         /// The buffers of a lane, all there.
@@ -174,11 +179,17 @@ fn grow(gpu: &Gpu, held: &mut Option<Buffer>, label: &str, n_bytes: usize) -> Re
         return Ok(buffer.clone());
     }
     *held = None;
-    let roomy = match gpu.memory() {
-        None => n_bytes.next_power_of_two().min(gpu.max_binding()).max(n_bytes),
+    let size = match gpu.memory() {
+        None => roomy(n_bytes, gpu.max_binding()),
         Some(_) => n_bytes,
     };
-    let buffer = gpu.buffer(label, roomy)?;
+    let buffer = gpu.buffer(label, size)?;
     *held = Some(buffer.clone());
     Ok(buffer)
+}
+
+/// The size of a buffer that has to hold `n_bytes` and may grow: an eighth more, at most.
+fn roomy(n_bytes: u64, most: u64) -> u64 {
+    let step = (n_bytes.next_power_of_two() / 16).max(256);
+    n_bytes.next_multiple_of(step).min(most).max(n_bytes)
 }

@@ -12,17 +12,20 @@
 mod chunk;
 mod lane;
 mod plan;
+mod widths;
 
+pub(crate) use self::widths::scratch_bytes;
 use self::{
     chunk::Chunk,
-    lane::{Lane, ScratchPool, Sizes},
+    lane::{Lane, ScratchPool},
     plan::{BatchPlan, Bounds, Round},
+    widths::{BUFFER_MAX, Widths},
 };
 use super::{Request, SearchError};
 use crate::{
     gpu::{
         Buffer, Gpu, GpuError, Submission,
-        kernel::{Plan, Tie},
+        kernel::Tie,
         layout::narrow,
         pages::{Pages, upload},
         recording::{Recording, finish_read_back, start_read_back},
@@ -67,10 +70,7 @@ pub(super) struct GpuSearcher {
     /// Ids by their order, where they need 64 bits.
     wide_ids: Option<Vec<u64>>,
     bounds: Bounds,
-    /// Reduced dimensions.
-    s: usize,
-    /// Codes of a reduced query, in 16s.
-    steps: usize,
+    widths: Widths,
     scratch: ScratchPool,
 }
 
@@ -90,8 +90,9 @@ impl GpuSearcher {
     /// Uploads an index, as far as the device's memory budget allows.
     pub fn new(model: &Model, gpu: Gpu) -> Result<Self, GpuError> {
         let n_lists = model.lists.len();
-        let s = model.scored_dims();
         let sizes = model.lists.sizes();
+        let widths = Widths::of(&model.spec, model.metric, model.dim, n_lists);
+        let s = widths.s;
         let n_positions = sizes.n_positions();
         // Ids by point; where there are copies, points and ids by position.
         let ids = if sizes.n_copies > 1 { sizes.n * 4 + n_positions * 8 } else { sizes.n * 4 };
@@ -141,17 +142,8 @@ impl GpuSearcher {
             largest[i + 1] = largest[i] + length;
         }
         let (tie, ties, wide_ids) = ties(model.lists.ids());
-        let slot_bytes = match &scorer {
-            GpuScorer::Rrr(rrr) => (rrr.t_len * 4).max(rrr.t_steps * 16),
-            GpuScorer::Pq(_) | GpuScorer::Rows(_) => 8,
-        };
-        let table_bytes = match &scorer {
-            GpuScorer::Pq(pq) => pq.n_tables().0 * pq.n_tables().1.max(4),
-            _ => 0,
-        };
         let scratch = gpu.memory().map_or(u64::MAX, |memory| memory / 4);
-        // Beyond 128 MiB a buffer holds more candidates than a chunk of queries has use for.
-        let buffer = gpu.max_binding().min(128 << 20).min(scratch);
+        let buffer = gpu.max_binding().min(BUFFER_MAX).min(scratch);
         let by_point = upload(&gpu, "ids", bytemuck::cast_slice(&ties))?;
         let (mut points, mut by_position) = (None, by_point.clone());
         if let Some(at) = model.lists.points() {
@@ -164,15 +156,8 @@ impl GpuSearcher {
             points,
             tie,
             wide_ids,
-            bounds: Bounds {
-                largest,
-                row_bytes: (padded(model.dim).max(padded(s)) * 4).max(table_bytes),
-                slot_bytes,
-                buffer,
-                groups: u64::from(gpu.grid_width()).pow(2),
-            },
-            s,
-            steps: s.saturating_sub(1).div_ceil(16),
+            bounds: widths.bounds(largest, buffer, u64::from(gpu.grid_width()).pow(2)),
+            widths,
             pca,
             router,
             scorer,
@@ -230,8 +215,8 @@ impl GpuSearcher {
         let n_probe = effort.n_probe.min(model.lists.len() - model.lists.n_empty());
         // Among so many positions there are n_rerank points.
         let keep = effort.n_rerank * model.lists.sizes().n_copies;
-        let plan = self.plan(model, n, n_probe, keep, request.k)?;
-        let sizes = self.sizes(model, &plan, n_probe, request.k, plan.rows.min(n));
+        let plan = self.plan(n, n_probe, keep, request.k)?;
+        let sizes = self.widths.sizes(&plan, n_probe, request.k, plan.rows.min(n));
         let _share = self.scratch.take(sizes.total() * if n > plan.rows { 2 } else { 1 });
         let mut in_flight: Option<(usize, usize, Lane, Submission)> = None;
         let mut first = 0;
@@ -270,19 +255,12 @@ impl GpuSearcher {
     }
 
     /// How a batch runs, such that two chunks' scratch fits its half of a memory budget.
-    fn plan(
-        &self,
-        model: &Model,
-        n: usize,
-        n_probe: usize,
-        keep: usize,
-        k: usize,
-    ) -> Result<BatchPlan, GpuError> {
+    fn plan(&self, n: usize, n_probe: usize, keep: usize, k: usize) -> Result<BatchPlan, GpuError> {
         let mut buffer = self.bounds.buffer;
         loop {
             let plan = self.bounds.plan_within(buffer, n, n_probe, keep, k)?;
             let lane =
-                self.sizes(model, &plan, n_probe, k, plan.rows.min(n)).total() + (plan.rows * k * 8) as u64;
+                self.widths.sizes(&plan, n_probe, k, plan.rows.min(n)).total() + (plan.rows * k * 8) as u64;
             match self.gpu.memory() {
                 Some(memory) if lane > memory / 4 => buffer = buffer / 4 * 3,
                 _ => return Ok(plan),
@@ -327,7 +305,7 @@ impl GpuSearcher {
         lane: &mut Lane,
         profile: Option<&mut Profile>,
     ) -> Result<Submission, GpuError> {
-        let scratch = lane.fit(&self.gpu, &self.sizes(model, plan, n_probe, k, rows))?;
+        let scratch = lane.fit(&self.gpu, &self.widths.sizes(plan, n_probe, k, rows))?;
         let read_bytes = (rows * k * 8) as u64;
         if lane.read.as_ref().is_none_or(|read| read.size() < read_bytes) {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -359,45 +337,6 @@ impl GpuSearcher {
             start_read_back::<[u32; 2]>(read, rows * k);
         }
         Ok(submission)
-    }
-
-    fn sizes(&self, model: &Model, plan: &BatchPlan, n_probe: usize, k: usize, rows: usize) -> Sizes {
-        let n_lists = model.lists.len();
-        let slots = rows * plan.rounds.iter().map(|round| round.n_probes).max().unwrap_or(1);
-        let (t_len, t_steps) = match &self.scorer {
-            GpuScorer::Rrr(rrr) => (rrr.t_len, rrr.t_steps),
-            GpuScorer::Pq(_) | GpuScorer::Rows(_) => (0, 0),
-        };
-        let (n_tables, n_words) = match &self.scorer {
-            GpuScorer::Pq(pq) => pq.n_tables(),
-            GpuScorer::Rrr(_) | GpuScorer::Rows(_) => (0, 0),
-        };
-        let (query_codes, query_heads) = self.pca.as_ref().map_or((0, 0), GpuPca::query_bytes);
-        let cluster = usize::from(plan.plan == Plan::ClusterMajor);
-        let routed = if self.router.is_some() { rows * n_lists } else { 0 };
-        Sizes {
-            queries: rows * padded(model.dim) * 4,
-            reduced: if self.pca.is_some() { rows * padded(self.s) * 4 } else { 0 },
-            query_codes: rows * query_codes,
-            query_heads: rows * query_heads,
-            codes: rows * self.steps * 16,
-            heads: rows * 16,
-            candidates: (rows * plan.stride).max(routed) * 8,
-            states: rows * 8,
-            routed: rows * n_probe * 8,
-            pair_counts: n_lists * 4,
-            pair_ranks: cluster * slots * 4,
-            groups: (n_lists + 1) * 8,
-            slots: cluster * slots * 8,
-            projected: slots * t_len * 4,
-            t_codes: slots * t_steps * 16,
-            t_heads: if t_len > 0 { slots * 16 } else { 0 },
-            merged: if self.points.is_some() { rows * plan.keep * 8 } else { 0 },
-            table_lows: rows * n_tables * 4,
-            table_bytes: rows * n_tables * n_words,
-            table_heads: if n_tables > 0 { rows * 8 } else { 0 },
-            sorted: rows * k * 8,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     gpu::{
         Buffer, Gpu, GpuError,
         kernel::{Kernel, QUERIES, Tile},
-        layout::{AxesParams, Head, ProjectParams, narrow},
+        layout::{AxesParams, ProjectParams, narrow},
         pages::upload,
         primitives,
         recording::{Cost, Grid, Recording},
@@ -40,11 +40,6 @@ impl GpuPca {
             }
         };
         Ok(Self { w, s: pca.s, d, columns })
-    }
-
-    /// Bytes of a query's codes and of its head, where the projection wants them.
-    pub fn query_bytes(&self) -> (usize, usize) {
-        self.columns.map_or((0, 0), |columns| (columns.query_steps as usize * 16, size_of::<Head>()))
     }
 
     /// `reduced[n_rows, y_stride] = queries[n_rows, q_stride]·W`. `codes`, `heads`: room for the queries' own.

@@ -60,6 +60,12 @@ fn shape(d: usize) -> BlockShape {
     BlockShape::new(d - 1, Bits::B8, false)
 }
 
+/// Codes that a query of `d` dimensions has where it meets axes in int8.
+#[cfg(feature = "gpu")]
+pub(crate) fn query_len(d: usize) -> usize {
+    shape(d).query_len()
+}
+
 impl Pca {
     /// The tensor of a map from `d` to `s` dimensions.
     pub fn declare(d: usize, s: usize, dtype: AxesDtype) -> Vec<TensorDecl> {

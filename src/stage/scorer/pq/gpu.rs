@@ -62,11 +62,6 @@ impl GpuPq {
         pq.starts.iter().map(|start| start / ALIGN)
     }
 
-    /// Tables a query has, and the bytes of one.
-    pub fn n_tables(&self) -> (usize, usize) {
-        (self.shape.n_tables(), self.shape.n_words())
-    }
-
     /// Works out the tables of a batch; `reduced`: its queries, `query_stride` values apart.
     pub fn prepare(
         &self,

@@ -92,7 +92,7 @@ impl Pq {
 
     /// Bytes of a query's tables, in bytes and in f32.
     pub fn query_bytes(&self) -> usize {
-        5 * self.shape.n_tables() * self.shape.n_words()
+        self.shape.query_bytes()
     }
 
     /// Bytes of all lists.

@@ -129,6 +129,25 @@ impl Sample {
     }
 }
 
+/// Rounds of k-means, and points that they see at most.
+fn rounds(bits: Bits) -> impl DoubleEndedIterator<Item = (usize, usize)> {
+    let (rounds, n_words) = match bits {
+        Bits::B4 => (&ROUNDS_X4[..], 16),
+        Bits::B8 => (&ROUNDS_X8[..], 256),
+    };
+    rounds.iter().map(move |&(rounds, points)| (rounds, points * n_words))
+}
+
+/// Positions that codebooks are trained on, at most.
+pub(crate) fn sample_rows(bits: Bits) -> usize {
+    rounds(bits).next_back().map_or(0, |(_, points)| points)
+}
+
+/// How often points meet the codewords in training, of so many positions.
+pub(crate) fn meetings(bits: Bits, n_positions: usize) -> usize {
+    rounds(bits).map(|(rounds, points)| rounds * points.min(n_positions)).sum()
+}
+
 /// Codebooks in training: `[m][width][n_words]`.
 struct Codebooks {
     shape: PqShape,
@@ -274,11 +293,7 @@ pub(crate) fn write(
     let s = shape.s;
     let loss = threshold.filter(|&t| t > 0.0).map(|t| ScoreAware::new(t, input.points, s));
     let n_positions = input.arrangement.rows.len();
-    let most = match shape.bits {
-        Bits::B4 => ROUNDS_X4[ROUNDS_X4.len() - 1].1,
-        Bits::B8 => ROUNDS_X8[ROUNDS_X8.len() - 1].1,
-    };
-    let chosen = sample(rng, n_positions, most * shape.n_words());
+    let chosen = sample(rng, n_positions, sample_rows(shape.bits));
     let mut training = Sample {
         residuals: vec![0.0; chosen.len() * s],
         directions: vec![0.0; chosen.len() * s],

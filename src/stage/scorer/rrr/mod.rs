@@ -40,7 +40,7 @@ use crate::{
     lists::Lists,
     metric::Metric,
     profile::Cost,
-    spec::Bits,
+    spec::{Bits, IndexSpec, ScorerSpec},
 };
 
 const A: &str = "rrr.a";
@@ -67,6 +67,16 @@ impl RrrShape {
             rank,
             a: BlockShape::new(s - 1, a_bits, false),
             b: BlockShape::new(rank, b_bits, metric.is_l2()),
+        }
+    }
+
+    /// The sizes of a resolved specification for vectors of `d` dimensions, if its scorer is a regression.
+    pub fn of(spec: &IndexSpec, d: usize, metric: Metric) -> Option<Self> {
+        match spec.scorer {
+            ScorerSpec::Rrr { rank, a_bits, b_bits } => {
+                Some(Self::new(spec.scored_dims(d), rank.unwrap_or_default(), a_bits, b_bits, metric))
+            }
+            _ => None,
         }
     }
 

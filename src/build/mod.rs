@@ -5,29 +5,38 @@
 //! so the peak stays below 2.5 times the vectors as f32; for PCA some matrices of d × d come on top, which count
 //! where there are not many more vectors than dimensions.
 
+mod contents;
+mod plan;
+
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use half::f16;
 use rayon::prelude::*;
 
+use self::contents::Contents;
+pub use self::plan::Plan;
 use crate::{
     codes::PqShape,
-    format::{ImageBuilder, OpenError, VERSION},
+    format::{ImageBuilder, OpenError},
     index::Index,
-    lists::{self, Arrangement, ListSizes, Lists},
+    lists::{self, Arrangement},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     spec::{IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
         router::Router,
         scorer::{
-            Pq, pq,
+            pq,
             rrr::{self, RrrShape},
         },
-        transform::{self, Pca, TrainedPca},
+        transform::{self, TrainedPca},
     },
     topk::NO_ID,
     train::{
@@ -41,6 +50,10 @@ use crate::{
 
 /// Queries that the reduction is trained on, at most, as in LoRANN: 16 384 rows fix a second moment.
 const REDUCTION_QUERIES: usize = 16_384;
+
+/// What vectors are called in errors.
+const VECTORS: &str = "vectors";
+const TRAINING_QUERIES: &str = "training queries";
 
 /// Rows read and projected together.
 const CHUNK: usize = 256;
@@ -100,6 +113,47 @@ pub enum BuildError {
     Invalid(#[from] OpenError),
 }
 
+/// How long a stage of a build took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageTime {
+    /// The stage, as in [`Progress::stage`].
+    pub stage: &'static str,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Measures the stages as they follow each other.
+#[derive(Default)]
+struct Clock {
+    current: Option<(&'static str, Instant)>,
+    times: Vec<StageTime>,
+}
+
+impl Clock {
+    /// A stage begins, or goes on.
+    fn enter(&mut self, stage: &'static str) {
+        if self.current.is_none_or(|(current, _)| current != stage) {
+            self.close();
+            self.current = Some((stage, Instant::now()));
+        }
+    }
+
+    fn close(&mut self) {
+        let Some((stage, since)) = self.current.take() else { return };
+        let seconds = since.elapsed().as_secs_f64();
+        match self.times.iter_mut().find(|time| time.stage == stage) {
+            Some(time) => time.seconds += seconds,
+            None => self.times.push(StageTime { stage, seconds }),
+        }
+    }
+
+    /// The times of all stages, the last one ended.
+    fn stop(mut self) -> Vec<StageTime> {
+        self.close();
+        self.times
+    }
+}
+
 type Callback<'a> = dyn Fn(Progress) + Sync + 'a;
 
 /// Options of a build; see [`Index::builder`].
@@ -111,6 +165,7 @@ pub struct IndexBuilder<'a> {
     train_queries: Option<&'a dyn Vectors>,
     progress: Option<&'a Callback<'a>>,
     cancel: Option<&'a AtomicBool>,
+    clock: Mutex<Clock>,
 }
 
 impl IndexBuilder<'static> {
@@ -123,6 +178,7 @@ impl IndexBuilder<'static> {
             train_queries: None,
             progress: None,
             cancel: None,
+            clock: Mutex::default(),
         }
     }
 }
@@ -176,30 +232,24 @@ impl<'a> IndexBuilder<'a> {
     /// # Errors
     /// [`BuildError`] names the argument, what was expected and what was given.
     pub fn build(self, base: impl Vectors) -> Result<Index, BuildError> {
-        let (n, d) = (base.n_rows(), base.dim());
-        check_shape("vectors", n, d, None)?;
-        let spec = self.spec.resolve(n, d)?;
-        let n_positions = n.saturating_mul(spec.n_copies());
-        if n_positions >= u32::MAX as usize {
-            return Err(BuildError::TooMany { got: n_positions });
-        }
-        if let Some(queries) = self.train_queries {
-            check_shape("training queries", queries.n_rows(), queries.dim(), Some(d))?;
-        }
-        let widest = self.check_ids(n)?;
-        let base = Source { vectors: &base, metric: self.metric, what: "vectors" };
-        let range = base.check(&self)?;
-        if spec.refine == Some(RowDtype::F16) {
-            check_half(&range)?;
-        }
-        let queries = self.train_queries.map(|vectors| Source {
-            vectors,
-            metric: self.metric,
-            what: "training queries",
-        });
-        if let Some(queries) = &queries {
-            queries.check(&self)?;
-        }
+        Ok(self.build_timed(base)?.0)
+    }
+
+    /// [`IndexBuilder::build`], and how long its stages took, in their order.
+    ///
+    /// # Errors
+    /// As [`IndexBuilder::build`].
+    pub fn build_timed(self, base: impl Vectors) -> Result<(Index, Vec<StageTime>), BuildError> {
+        let index = self.index(base)?;
+        Ok((index, self.clock.into_inner().unwrap_or_else(PoisonError::into_inner).stop()))
+    }
+
+    fn index(&self, base: impl Vectors) -> Result<Index, BuildError> {
+        let (contents, range) = self.check(&base)?;
+        let Contents { spec, n, d, .. } = contents;
+        let source = |vectors, what| Source { vectors, metric: self.metric, what };
+        let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
+        let base = Source { vectors: &base, metric: self.metric, what: VECTORS };
 
         let pca = spec.transform.map(|TransformSpec::Pca { dims, dtype }| {
             self.report("transform", 0, 1);
@@ -214,7 +264,7 @@ impl<'a> IndexBuilder<'a> {
             self.report("transform", 1, 1);
             pca
         });
-        let s = pca.as_ref().map_or(d, |pca| pca.s);
+        let s = spec.scored_dims(d);
         self.go_on()?;
 
         let (arrangement, partition) = match spec.ivf {
@@ -227,45 +277,7 @@ impl<'a> IndexBuilder<'a> {
         };
 
         self.go_on()?;
-        let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
-        let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
-        let mut decls = Lists::declare(sizes, self.ids.is_none(), widest > u64::from(u32::MAX));
-        if let Some(TransformSpec::Pca { dtype, .. }) = spec.transform {
-            decls.extend(Pca::declare(d, s, dtype));
-        }
-        if let Some(n_lists) = n_lists {
-            decls.extend(Router::declare(n_lists, s, self.metric));
-        }
-        match spec.scorer {
-            ScorerSpec::Rrr { rank, a_bits, b_bits } => {
-                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
-                decls.extend(shape.declare(arrangement.sizes()));
-            }
-            ScorerSpec::Pq { m, bits, .. } => {
-                decls.extend(Pq::declare(PqShape::new(s, m, bits, self.metric), arrangement.sizes()));
-            }
-            ScorerSpec::Sq8 | ScorerSpec::Flat => {
-                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
-                decls.extend(RowStore::declare(&SCORER_ROWS, dtype, sizes.n_positions(), s));
-            }
-        }
-        if let Some(dtype) = spec.refine {
-            decls.extend(RowStore::declare(&REFINE_ROWS, dtype, n, d));
-        }
-        let metadata = BTreeMap::from(
-            [
-                ("format", "nearfield".to_owned()),
-                ("version", VERSION.to_string()),
-                ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
-                ("spec", spec.to_string()),
-                ("metric", self.metric.to_string()),
-                ("n", n.to_string()),
-                ("dim", d.to_string()),
-                ("seed", self.seed.to_string()),
-            ]
-            .map(|(key, value)| (key.to_owned(), value)),
-        );
-        let mut image = ImageBuilder::new(metadata, decls)?;
+        let mut image = ImageBuilder::new(contents.metadata(), contents.declare(arrangement.sizes()))?;
         let mut parts = image.parts();
         lists::write(&mut parts, &arrangement, |row| match self.ids {
             Some(ids) => ids[row as usize],
@@ -277,35 +289,28 @@ impl<'a> IndexBuilder<'a> {
         if let Some(partition) = &partition {
             Router::write(&partition.centroids, self.metric, &mut parts);
         }
-        match (spec.scorer, partition) {
-            (ScorerSpec::Rrr { rank, a_bits, b_bits }, Some(partition)) => {
-                let shape = RrrShape::new(s, rank.unwrap_or_default(), a_bits, b_bits, self.metric);
+        if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
+            // The grammar asks for lists before regressions.
+            if let Some(partition) = partition {
                 self.regress(shape, &arrangement, &partition, &mut parts);
             }
-            (ScorerSpec::Pq { m, bits, threshold }, partition) => {
-                let shape = PqShape::new(s, m, bits, self.metric);
-                let t = threshold.map(Milli::value);
-                self.quantise(shape, t, &base, pca.as_ref(), &arrangement, partition, &mut parts);
+        } else if let Some(shape) = PqShape::of(&spec, d, self.metric) {
+            self.quantise(shape, spec, &base, pca.as_ref(), &arrangement, partition, &mut parts);
+        } else if let Some(dtype) = spec.scorer_rows() {
+            let rows = &arrangement.rows;
+            if pca.is_some() {
+                let points = partition.map_or_else(|| base.reduced(pca.as_ref()), |p| p.points);
+                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
+                points.chunks_exact(s).for_each(|row| widen(&mut range, row));
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                    out.copy_from_slice(&points[row * s..(row + 1) * s]);
+                });
+            } else {
+                drop(partition);
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                    base.read(row, out);
+                });
             }
-            (ScorerSpec::Sq8 | ScorerSpec::Flat, partition) => {
-                let dtype = if spec.scorer == ScorerSpec::Sq8 { RowDtype::Sq8 } else { RowDtype::F32 };
-                let rows = &arrangement.rows;
-                if pca.is_some() {
-                    let points = partition.map_or_else(|| base.reduced(pca.as_ref()), |p| p.points);
-                    let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
-                    points.chunks_exact(s).for_each(|row| widen(&mut range, row));
-                    self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
-                        out.copy_from_slice(&points[row * s..(row + 1) * s]);
-                    });
-                } else {
-                    drop(partition);
-                    self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
-                        base.read(row, out);
-                    });
-                }
-            }
-            // The grammar asks for lists before regressions.
-            (ScorerSpec::Rrr { .. }, None) => {}
         }
         if let Some(dtype) = spec.refine {
             self.go_on()?;
@@ -316,12 +321,49 @@ impl<'a> IndexBuilder<'a> {
         Ok(Index::from_image(image.finish()?)?)
     }
 
+    /// Checks everything that is given; returns what the file will hold and each dimension's range.
+    pub(crate) fn check<V: Vectors>(&self, base: &V) -> Result<(Contents, Vec<(f32, f32)>), BuildError> {
+        let (n, d) = (base.n_rows(), base.dim());
+        check_shape(VECTORS, n, d, None)?;
+        let spec = self.spec.resolve(n, d)?;
+        let n_positions = n.saturating_mul(spec.n_copies());
+        if n_positions >= u32::MAX as usize {
+            return Err(BuildError::TooMany { got: n_positions });
+        }
+        if let Some(queries) = self.train_queries {
+            check_shape(TRAINING_QUERIES, queries.n_rows(), queries.dim(), Some(d))?;
+        }
+        let widest = self.check_ids(n)?;
+        let range = Source { vectors: base, metric: self.metric, what: VECTORS }.check(self)?;
+        if spec.refine == Some(RowDtype::F16) {
+            check_half(&range)?;
+        }
+        if let Some(vectors) = self.train_queries {
+            Source { vectors, metric: self.metric, what: TRAINING_QUERIES }.check(self)?;
+        }
+        let contents = Contents {
+            spec,
+            metric: self.metric,
+            n,
+            d,
+            seed: self.seed,
+            plain_ids: self.ids.is_none(),
+            wide_ids: widest > u64::from(u32::MAX),
+        };
+        Ok((contents, range))
+    }
+
     /// Tells how far the build is; returns whether it goes on.
     fn report(&self, stage: &'static str, done: u64, total: u64) -> bool {
-        if let Some(callback) = self.progress {
-            callback(Progress { stage, done, total });
-        }
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).enter(stage);
+        self.tell(Progress { stage, done, total });
         !self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    fn tell(&self, progress: Progress) {
+        if let Some(callback) = self.progress {
+            callback(progress);
+        }
     }
 
     /// Ends the build where it is cancelled.
@@ -454,7 +496,7 @@ impl<'a> IndexBuilder<'a> {
     fn quantise<V: Vectors>(
         &self,
         shape: PqShape,
-        threshold: Option<f32>,
+        spec: IndexSpec,
         base: &Source<'_, V>,
         pca: Option<&TrainedPca>,
         arrangement: &Arrangement,
@@ -469,6 +511,10 @@ impl<'a> IndexBuilder<'a> {
             None => (base.reduced(pca), None),
         };
         let input = pq::train::Input::new(shape, &points, arrangement, centres.as_ref());
+        let threshold = match spec.scorer {
+            ScorerSpec::Pq { threshold, .. } => threshold.map(Milli::value),
+            _ => None,
+        };
         let mut rng = generator(self.seed, "codebooks");
         pq::train::write(shape, threshold, &input, &mut rng, parts, |stage, done, total| {
             self.report(stage, done, total)

@@ -1,0 +1,122 @@
+//! `nearfield plan`
+
+use std::time::Duration;
+
+use nearfield::{Plan, SearchParams};
+use serde_json::json;
+
+use crate::{
+    build::{IndexArgs, limit_threads},
+    error::CliError,
+    report,
+};
+
+/// Say what an index would take, without building it.
+///
+/// The file's size and the memory follow from the specification. The time is measured: a sample of the vectors, an eighth of
+/// them and at most 65 536, is built twice, and the seconds are scaled stage by stage to all of them. What takes long to plan
+/// therefore takes about four times as long to build, or more.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    index: IndexArgs,
+    /// Neighbours a query, in searches.
+    #[arg(short, default_value_t = 10)]
+    k: usize,
+    /// Lists read a query; the default of `nearfield search` if not given.
+    #[arg(long)]
+    n_probe: Option<usize>,
+    /// Candidates scored exactly; the default of `nearfield search` if not given.
+    #[arg(long)]
+    n_rerank: Option<usize>,
+    /// Queries searched together.
+    #[arg(long, default_value_t = 1000)]
+    batch: usize,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
+    limit_threads(args.index.threads)?;
+    for (name, value) in [
+        ("-k", Some(args.k)),
+        ("--n-probe", args.n_probe),
+        ("--n-rerank", args.n_rerank),
+        ("--batch", Some(args.batch)),
+    ] {
+        if value == Some(0) {
+            return Err(CliError::Usage(format!("{name}: expected at least 1, got 0")));
+        }
+    }
+    let inputs = args.index.open()?;
+    let spec = args.index.spec(&inputs)?;
+    let stages = report::Stages::default();
+    let progress = |p| stages.update(p);
+    let planned = args.index.builder(spec, &inputs).progress(&progress).plan(&inputs.base);
+    stages.finish();
+    let plan = planned?;
+    let params = SearchParams { n_probe: args.n_probe, n_rerank: args.n_rerank, ..SearchParams::new(args.k) };
+    let on_cpu = plan.cpu_bytes(args.batch, params);
+    let on_gpu = on_gpu(&plan, args.batch, params);
+    let base_bytes = inputs.base.n_bytes();
+    if json {
+        let stages: serde_json::Map<String, serde_json::Value> =
+            plan.stages.iter().map(|time| (time.stage.to_owned(), json!(time.seconds))).collect();
+        return report::line(
+            &json!({
+                "spec": plan.spec.to_string(), "metric": plan.metric.to_string(), "n": plan.n, "d": plan.dim,
+                "index_bytes": plan.n_bytes, "build_s": plan.build_seconds(), "stages": stages,
+                "sample_rows": plan.n_sampled, "threads": rayon::current_num_threads(),
+                "build_bytes": plan.build_bytes, "base_bytes": base_bytes,
+                "batch": args.batch, "search_cpu_bytes": on_cpu, "search_gpu_bytes": on_gpu,
+            })
+            .to_string(),
+        );
+    }
+    let threads = rayon::current_num_threads();
+    report::line(&format!(
+        "{} ({}) over {} × {} {}",
+        plan.spec,
+        plan.metric,
+        plan.n,
+        plan.dim,
+        inputs.base.dtype()
+    ))?;
+    report::line(&format!(
+        "file           {:>10}   {:.0} bytes a vector",
+        report::bytes(plan.n_bytes),
+        plan.n_bytes as f64 / plan.n as f64
+    ))?;
+    report::line(&format!(
+        "build          {:>10}   {threads} threads, measured on {} vectors: {}",
+        report::duration(Duration::from_secs_f64(plan.build_seconds())),
+        plan.n_sampled,
+        report::stages(&plan.stages)
+    ))?;
+    report::line(&format!(
+        "  memory       {:>10}   and up to {} of BASE, which is mapped",
+        report::bytes(plan.build_bytes),
+        report::bytes(base_bytes)
+    ))?;
+    report::line(&format!(
+        "search, CPU    {:>10}   index and {} queries together, k = {}, {threads} threads",
+        report::bytes(on_cpu),
+        args.batch,
+        args.k
+    ))?;
+    match on_gpu {
+        Some(bytes) => report::line(&format!(
+            "search, GPU    {:>10}   of the device, for the same",
+            report::bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
+        )),
+        None => report::line("search, GPU             -   not so many at once, or not in this build"),
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn on_gpu(plan: &Plan, batch: usize, params: SearchParams) -> Option<u64> {
+    plan.gpu_bytes(batch, params)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn on_gpu(_plan: &Plan, _batch: usize, _params: SearchParams) -> Option<u64> {
+    None
+}

@@ -1,0 +1,84 @@
+//! What an index file holds, known before it is built but for the sizes of its lists.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    codes::PqShape,
+    format::{TensorDecl, VERSION},
+    lists::{ListSizes, Lists},
+    metric::Metric,
+    rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
+    spec::{IndexSpec, TransformSpec},
+    stage::{
+        router::Router,
+        scorer::{Pq, rrr::RrrShape},
+        transform::Pca,
+    },
+};
+
+/// Everything that decides the tensors and the metadata.
+pub(crate) struct Contents {
+    /// Resolved.
+    pub spec: IndexSpec,
+    pub metric: Metric,
+    pub n: usize,
+    pub d: usize,
+    pub seed: u64,
+    /// Ids are row numbers.
+    pub plain_ids: bool,
+    /// Some id needs 64 bits.
+    pub wide_ids: bool,
+}
+
+impl Contents {
+    /// Dimensions that router and scorer see.
+    pub fn s(&self) -> usize {
+        self.spec.scored_dims(self.d)
+    }
+
+    /// How many points, lists and copies there are.
+    pub fn sizes(&self) -> ListSizes {
+        let n_lists = self.spec.ivf.and_then(|ivf| ivf.n_lists);
+        ListSizes { n: self.n, n_lists, n_copies: self.spec.n_copies() }
+    }
+
+    /// The tensors for lists that hold so many positions each.
+    pub fn declare(&self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
+        let (sizes, s) = (self.sizes(), self.s());
+        let mut decls = Lists::declare(sizes, self.plain_ids, self.wide_ids);
+        if let Some(TransformSpec::Pca { dtype, .. }) = self.spec.transform {
+            decls.extend(Pca::declare(self.d, s, dtype));
+        }
+        if let Some(n_lists) = sizes.n_lists {
+            decls.extend(Router::declare(n_lists, s, self.metric));
+        }
+        if let Some(shape) = RrrShape::of(&self.spec, self.d, self.metric) {
+            decls.extend(shape.declare(list_sizes));
+        } else if let Some(shape) = PqShape::of(&self.spec, self.d, self.metric) {
+            decls.extend(Pq::declare(shape, list_sizes));
+        } else if let Some(dtype) = self.spec.scorer_rows() {
+            decls.extend(RowStore::declare(&SCORER_ROWS, dtype, sizes.n_positions(), s));
+        }
+        if let Some(dtype) = self.spec.refine {
+            decls.extend(RowStore::declare(&REFINE_ROWS, dtype, self.n, self.d));
+        }
+        decls
+    }
+
+    /// The entries of the header beside checksums.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::from(
+            [
+                ("format", "nearfield".to_owned()),
+                ("version", VERSION.to_string()),
+                ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
+                ("spec", self.spec.to_string()),
+                ("metric", self.metric.to_string()),
+                ("n", self.n.to_string()),
+                ("dim", self.d.to_string()),
+                ("seed", self.seed.to_string()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        )
+    }
+}

@@ -1,0 +1,192 @@
+//! What a plan says comes true: within a quarter, for the embedded set and for a larger made one.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ndarray::Array2;
+use nearfield::{Index, Metric, Plan, Vectors};
+use support::{embedded, embedded_array, made};
+
+/// What is estimated may be off by a quarter.
+const OFF: f64 = 0.25;
+
+/// Specifications for 384 dimensions and for 96.
+const EMBEDDED: [&str; 3] =
+    ["PCA,IVF,RRR,Refine(f16)", "PCA192x8,IVF128(soar),APQ64x4,Refine(f16)", "IVF100,SQ8"];
+const MADE: [&str; 3] = ["IVF,RRR,Refine(f32)", "PCA64,IVF512(soar=2),PQ32x8", "PCA48,IVF300,Flat"];
+
+/// One at a time: they measure this machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn larger() -> Array2<f32> {
+    made(80_000, 96, 5)
+}
+
+fn plan(spec: &str, base: impl Vectors) -> Plan {
+    Index::builder(spec.parse().unwrap()).metric(Metric::Ip).plan(base).unwrap()
+}
+
+fn is_near(planned: f64, measured: f64) -> bool {
+    (planned - measured).abs() <= OFF * measured
+}
+
+/// Runs the command; what it prints as JSON.
+fn json(arguments: &[&str], base: &Path) -> serde_json::Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_nearfield"))
+        .args(arguments)
+        .arg(base)
+        .args(["--threads", "2", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A file of vectors, as .fbin.
+fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
+    let path = folder.join(name);
+    let mut bytes = Vec::new();
+    for n in [x.nrows(), x.ncols()] {
+        bytes.extend(u32::try_from(n).unwrap().to_le_bytes());
+    }
+    bytes.extend(x.iter().flat_map(|v| v.to_le_bytes()));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn files_are_as_large_as_planned() {
+    let _turn = alone();
+    let (small, large) = (embedded_array("base.i8bin"), larger());
+    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+        for spec in specs {
+            let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
+            let (planned, built) = (plan(spec, base.view()).n_bytes as f64, index.n_bytes() as f64);
+            assert!((planned - built).abs() <= 0.02 * built, "{spec}: {planned} planned, {built} built");
+        }
+    }
+}
+
+#[test]
+fn builds_take_as_long_as_planned() {
+    let _turn = alone();
+    let (small, large) = (embedded_array("base.i8bin"), larger());
+    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+        for spec in specs {
+            // Whatever else the machine does at the time is not in the plan: it is right if it soon is.
+            let mut tries = Vec::new();
+            for _ in 0..5 {
+                let planned = plan(spec, base.view()).build_seconds();
+                let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip);
+                let (_, times) = builder.build_timed(base.view()).unwrap();
+                tries.push((planned, times.iter().map(|time| time.seconds).sum::<f64>()));
+                if tries.last().is_some_and(|&(planned, measured)| is_near(planned, measured)) {
+                    break;
+                }
+            }
+            let found = tries.last().is_some_and(|&(planned, measured)| is_near(planned, measured));
+            assert!(found, "{spec}: seconds planned and measured: {tries:?}");
+        }
+    }
+}
+
+/// Memory of other processes is read from the system's own account.
+#[cfg(target_os = "linux")]
+#[test]
+fn builds_hold_as_much_as_planned() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.nf");
+    let out = out.to_str().unwrap();
+    let peak = |spec: &str, base: &Path| {
+        let built = json(&["build", "-o", out, "--spec", spec, "--metric", "ip"], base);
+        built["peak_bytes"].as_f64().unwrap()
+    };
+    // What the program itself takes.
+    let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
+    let program = peak("Flat", &tiny);
+    let large = file(folder.path(), "large.fbin", &larger());
+    for (base, specs) in [(&embedded("base.i8bin"), EMBEDDED), (&large, MADE)] {
+        for spec in specs {
+            let planned = json(&["plan", "--spec", spec, "--metric", "ip"], base);
+            let mapped = planned["base_bytes"].as_f64().unwrap();
+            assert_eq!(fs::metadata(base).unwrap().len() as f64, mapped + 8.0);
+            let planned = planned["build_bytes"].as_f64().unwrap();
+            let held = peak(spec, base) - program - mapped;
+            assert!(is_near(planned, held), "{spec}: {planned} bytes planned, {held} held");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn searches_on_the_cpu_hold_as_much_as_planned() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (index, out) = (folder.path().join("out.nf"), folder.path().join("out.npy"));
+    let index = index.to_str().unwrap();
+    let params = ["-k", "10", "--n-probe", "64", "--n-rerank", "300"];
+    let peak = |queries: &Path| {
+        let out = out.to_str().unwrap();
+        let searched =
+            json(&[&["search", index, "-o", out, "--device", "cpu"], &params[..]].concat(), queries);
+        searched["peak_bytes"].as_f64().unwrap()
+    };
+    let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
+    json(&["build", "-o", index, "--spec", "Flat", "--metric", "ip"], &tiny);
+    let program = peak(&tiny);
+    for (base, specs) in [(embedded_array("base.i8bin"), EMBEDDED), (larger(), MADE)] {
+        // So many queries that nearly every row is read.
+        let queries = base.slice(ndarray::s![..;base.nrows() / 2000, ..]).to_owned();
+        let n = queries.nrows().to_string();
+        let queries = file(folder.path(), "queries.fbin", &queries);
+        let base = file(folder.path(), "base.fbin", &base);
+        for spec in specs {
+            let batch = ["plan", "--spec", spec, "--metric", "ip", "--batch", &n];
+            let planned = json(&[&batch, &params[..]].concat(), &base)["search_cpu_bytes"].as_f64().unwrap();
+            json(&["build", "-o", index, "--spec", spec, "--metric", "ip"], &base);
+            let held = peak(&queries) - program - fs::metadata(&queries).unwrap().len() as f64;
+            assert!(is_near(planned, held), "{spec}: {planned} bytes planned, {held} held");
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn searches_on_a_gpu_hold_as_much_as_planned() {
+    use nearfield::SearchParams;
+    let _turn = alone();
+    let Some(gpu) = support::gpu() else { return };
+    let (small, large) = (embedded_array("base.i8bin"), larger());
+    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+        for spec in specs {
+            let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
+            let plan = plan(spec, base.view());
+            for (n, params) in [
+                (300, SearchParams::new(10).n_probe(16).n_rerank(100)),
+                (1, SearchParams::new(100).n_probe(64).n_rerank(200)),
+            ] {
+                let Some(before) = gpu.allocated() else {
+                    eprintln!("skipped: this back end does not tell what it holds");
+                    return;
+                };
+                let searcher = index.searcher(gpu.clone().into()).unwrap();
+                searcher.search(base.slice(ndarray::s![..n, ..]), params).unwrap();
+                let held = (gpu.allocated().unwrap() - before) as f64;
+                let planned = plan.gpu_bytes(n, params).unwrap() as f64;
+                assert!(is_near(planned, held), "{spec}, {n} queries: {planned} bytes planned, {held} held");
+            }
+        }
+    }
+}
