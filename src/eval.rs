@@ -245,13 +245,53 @@ impl<'a> Recall<'a> {
             }
             return Some(exact_score(model.metric, q, &row));
         }
-        let by_point = model.lists.sizes().n_copies == 1;
-        let rows: &RowStore = match (&model.refine, &model.scorer, &model.transform) {
-            (Some(rows), ..) if rows.is_exact() => rows,
-            (None, Scorer::Rows(rows), None) if rows.is_exact() && by_point => rows,
-            _ => return None,
-        };
+        let rows = self.stored_rows().filter(|rows| rows.is_exact())?;
         Some(exact_score(model.metric, q, &rows.decode(*self.points.get(&id)? as usize)))
+    }
+
+    /// Rows of the index by point, exact or rounded.
+    fn stored_rows(&self) -> Option<&RowStore> {
+        let model = self.index.model();
+        let by_point = model.lists.sizes().n_copies == 1;
+        match (&model.refine, &model.scorer, &model.transform) {
+            (Some(rows), ..) => Some(rows),
+            (None, Scorer::Rows(rows), None) if by_point => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// Share of the queries (the first 100) whose truth is out of order: a later neighbour is clearly nearer than an earlier
+    /// one. Such truth is of another metric, of other queries or of other vectors. Nothing where no scores are known
+    /// ([`Recall::with_base`]), and for k below 3.
+    #[must_use]
+    pub fn out_of_order(&self) -> Option<f64> {
+        let model = self.index.model();
+        if self.k < 3 || (self.base.is_none() && self.stored_rows().is_none()) {
+            return None;
+        }
+        let score = |q: &[f32], id: u64| {
+            self.exact_score(q, id).or_else(|| {
+                let rows = self.stored_rows()?;
+                Some(exact_score(model.metric, q, &rows.decode(*self.points.get(&id)? as usize)))
+            })
+        };
+        let n = self.truth.nrows().min(100);
+        let mut q = vec![0.0; model.dim];
+        let is_unordered = |query: usize| {
+            self.queries.read(query, &mut q);
+            if model.metric.normalises() {
+                kmeans::normalise(&mut q);
+            }
+            let ids = self.truth.row(query);
+            let scores: Vec<f64> = ids.iter().take(self.k).filter_map(|&id| score(&q, id)).collect();
+            let most = |all: &[f64]| all.iter().fold(f64::NEG_INFINITY, |m, v| v.max(m));
+            let least = scores.iter().fold(f64::INFINITY, |m, v| v.min(m));
+            // Rounded rows change places with neighbours about as near.
+            let slack = 0.1 * (most(&scores) - least) + 1e-3 * least.abs();
+            (1..scores.len()).any(|i| scores[i] < most(&scores[..i]) - slack)
+        };
+        let unordered = (0..n).map(is_unordered).filter(|&bad| bad).count();
+        Some(unordered as f64 / n.max(1) as f64)
     }
 
     /// Share of the k true neighbours found among the first k `ids`, `[n_queries, at least k]`; rows beyond the queries do

@@ -247,6 +247,85 @@ fn a_tuned_index_takes_a_recall() {
 }
 
 #[test]
+fn truth_of_another_metric_is_doubted() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(600, 20, 1));
+    let queries = folder.vectors("queries.fbin", &made(50, 20, 2));
+    let (index, truth) = (folder.path("index.nf"), folder.path("truth.npy"));
+    json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"IVF8,RRR16,Refine(f16)",
+        &"--metric",
+        &"l2",
+        &"--json",
+    ]);
+    for (metric, is_doubted) in [("l2", false), ("ip", true)] {
+        let output = run(&[&"truth", &base, &queries, &"-k", &"10", &"--metric", &metric, &"-o", &truth]);
+        assert!(output.status.success());
+        let output =
+            run(&[&"eval", &index, &queries, &"--truth", &truth, &"--device", &"cpu", &"--seconds", &"0"]);
+        let stderr = text(&output.stderr);
+        assert_eq!(stderr.contains("is it of another metric"), is_doubted, "{metric}: {stderr}");
+    }
+    let output = run(&[&"truth", &base, &queries, &"-k", &"601", &"--metric", &"l2", &"-o", &truth]);
+    assert!(text(&output.stderr).contains("601 given, there are 600 vectors"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn plans_are_printed_and_auto_says_why() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(2000, 24, 1));
+    let spec = "IVF16,RRR16,Refine(f16)";
+    let plan =
+        &json(&[&"plan", &base, &"--metric", &"ip", &"--spec", &spec, &"--batch", &"10", &"--json"])[0];
+    for field in ["index_bytes", "build_bytes", "build_s", "search_cpu_bytes"] {
+        assert!(plan[field].as_f64().unwrap() > 0.0, "{field}: {plan}");
+    }
+    assert_eq!(plan["search_gpu_bytes"].is_u64(), cfg!(feature = "gpu"), "{plan}");
+    let output = run(&[&"plan", &base, &"--metric", &"ip", &"--spec", &"auto"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert!(err.contains("the fastest at recall 0.95"), "{err}");
+    let chosen =
+        err.lines().find_map(|line| line.strip_prefix("auto: ")?.split_once(": the fastest")).unwrap().0;
+    assert!(out.starts_with(&format!("{chosen} (ip) over 2000 × 24 f32")), "{out}");
+    let index = folder.path("index.nf");
+    let built = json(&[&"build", &base, &"-o", &index, &"--metric", &"ip", &"--spec", &"auto", &"--json"]);
+    assert!(built[0]["spec"].is_string(), "{built:?}");
+
+    fails(2, &["--batch", "got 0"], &[&"plan", &base, &"--metric", &"ip", &"--batch", &"0"]);
+    fails(
+        3,
+        &["IVF", "at most one list a point, 2000"],
+        &[&"plan", &base, &"--metric", &"ip", &"--spec", &"IVF3000,Flat"],
+    );
+    fails(5, &["BASE", "missing.npy"], &[&"plan", &folder.path("missing.npy"), &"--metric", &"ip"]);
+    let mut bad = made(300, 24, 1);
+    bad[[211, 5]] = f32::NAN;
+    let bad = folder.vectors("bad.fbin", &bad);
+    for spec in ["auto", "Flat"] {
+        fails(3, &["row 211", "column 5"], &[&"plan", &bad, &"--metric", &"ip", &"--spec", &spec]);
+    }
+    let few = folder.vectors("few.fbin", &made(9, 24, 1));
+    fails(
+        3,
+        &["expected more than k = 10", "got 9"],
+        &[&"plan", &few, &"--metric", &"ip", &"--spec", &"auto"],
+    );
+    let narrow = folder.vectors("narrow.fbin", &made(50, 23, 1));
+    let given = ["--train-queries", narrow.to_str().unwrap(), "--spec", "auto"];
+    fails(
+        3,
+        &["training queries", "24", "23"],
+        &[&"plan", &base, &"--metric", &"ip", &given[0], &given[1], &given[2], &given[3]],
+    );
+}
+
+#[test]
 fn tuning_wants_something_to_compare_with() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(400, 20, 1));

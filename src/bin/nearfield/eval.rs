@@ -149,6 +149,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     if let Some(base) = &base {
         recall = recall.with_base(base)?;
     }
+    report::doubt_truth(&recall, index.metric());
     let n = queries.nrows();
     let batch = args.batch.size(n);
     // A single query runs on the calling thread.

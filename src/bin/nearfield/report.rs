@@ -9,7 +9,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nearfield::{
-    DeviceError, Effort, Index, OpenError, Progress, SearchParams, Searcher, StageTime, io::VectorFile,
+    DeviceError, Effort, Index, Metric, OpenError, Progress, SearchParams, Searcher, StageTime, eval::Recall,
+    io::VectorFile,
 };
 
 use crate::{devices::DeviceArgs, error::CliError};
@@ -198,6 +199,19 @@ pub fn profile(searcher: &Searcher, profile: &nearfield::Profile) {
         );
     }
     eprintln!("{}", profile.table(roof.as_ref()));
+}
+
+/// Says where truth does not look like the truth of these queries.
+pub fn doubt_truth(recall: &Recall<'_>, metric: Metric) {
+    if let Some(share) = recall.out_of_order()
+        && share > 0.5
+    {
+        eprintln!(
+            "--truth: expected neighbours best first, but {:.0} % of the queries have them in another order than {metric}'s: \
+             is it of another metric, other queries or other vectors?",
+            100.0 * share
+        );
+    }
 }
 
 /// Says where a search uses other numbers than it was given.

@@ -43,6 +43,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         let (n, shape) = (base.n_rows(), names.dim());
         return Err(CliError::Input(format!("--ids: expected shape ({n}, 1), got {shape:?}")));
     }
+    if args.k > base.n_rows() {
+        eprintln!("k: {} given, there are {} vectors: the rest is padding (−1)", args.k, base.n_rows());
+    }
     let since = Instant::now();
     let bar = report::bar("truth", 1);
     let mut ids = eval::exact(&base, &queries, args.metric, args.k, |done, total| {

@@ -66,6 +66,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let sample = Sample::new(args, &index, &searcher)?;
     let view = sample.queries.view();
     let recall = Recall::new(&index, &view, sample.truth.view(), args.k)?;
+    report::doubt_truth(&recall, index.metric());
     let n = sample.queries.nrows();
     let tuner = Tuner {
         searcher: &searcher,
