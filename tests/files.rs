@@ -257,6 +257,13 @@ fn offsets_out_of_range_are_refused() {
     }
 }
 
+/// Where a tensor begins in an index file.
+fn tensor_at(file: &[u8], name: &str) -> usize {
+    let header = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&file[8..header]).unwrap();
+    header + usize::try_from(json[name]["data_offsets"][0].as_u64().unwrap()).unwrap()
+}
+
 #[test]
 fn copies_that_cannot_be_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -264,10 +271,7 @@ fn copies_that_cannot_be_are_refused() {
     let index = build("IVF6(soar=2),SQ8", Metric::L2, made(60, 20, 1).view());
     index.save(&path).unwrap();
     let good = fs::read(&path).unwrap();
-    let header = 8 + usize::try_from(u64::from_le_bytes(good[..8].try_into().unwrap())).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&good[8..header]).unwrap();
-    let from = json["lists.points"]["data_offsets"][0].as_u64().unwrap();
-    let at = header + usize::try_from(from).unwrap();
+    let at = tensor_at(&good, "lists.points");
     let first = u32::from_le_bytes(good[at..at + 4].try_into().unwrap());
     // Past the last point, and a point once too often, at the cost of another.
     for (value, expected) in [(60, "below 60"), (u32::MAX, "below 60"), ((first + 1) % 60, "3 times")] {
@@ -316,10 +320,7 @@ fn axes_that_are_not_finite_are_refused() {
     let index = build("PCA17x8,SQ8", Metric::L2, made(60, 20, 1).view());
     index.save(&path).unwrap();
     let good = fs::read(&path).unwrap();
-    let header = 8 + usize::try_from(u64::from_le_bytes(good[..8].try_into().unwrap())).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&good[8..header]).unwrap();
-    let from = json["transform.axes"]["data_offsets"][0].as_u64().unwrap();
-    let run = header + usize::try_from(from).unwrap();
+    let run = tensor_at(&good, "transform.axes");
     // Two blocks of 19 codes in 5 groups of 4; then a component 0 for each place, then the scales in bf16.
     let (firsts, scales) = (run + 2 * 5 * 64, run + 2 * 5 * 64 + 32 * 4);
     for (at, bytes) in [

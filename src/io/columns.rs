@@ -10,7 +10,7 @@ use std::{
 };
 
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, PrimitiveArray, RecordBatch,
+    Array, ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait, PrimitiveArray, RecordBatch,
     cast::AsArray,
     types::{
         Float16Type, Float32Type, Float64Type, Int8Type, Int32Type, Int64Type, UInt8Type, UInt32Type,
@@ -92,6 +92,13 @@ fn collect(batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>) -> Re
     Ok(held)
 }
 
+/// The values of equally long lists, and that length.
+fn items<O: OffsetSizeTrait>(lists: &GenericListArray<O>, held: &Held) -> Result<(ArrayRef, usize), String> {
+    let offsets: Vec<usize> = lists.value_offsets().iter().map(|o| o.as_usize()).collect();
+    let width = equal_steps(&offsets, held)?;
+    Ok((lists.values().slice(offsets[0], lists.len() * width), width))
+}
+
 fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
     if let Some(row) = (0..column.len()).find(|&row| column.is_null(row)) {
         return Err(format!("expected a value in every row, got none in row {}", held.n_rows + row));
@@ -102,20 +109,8 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
             let width = usize::try_from(*width).map_err(|_| format!("expected a list size, got {width}"))?;
             (column.as_fixed_size_list().values().slice(column.offset() * width, n * width), width)
         }
-        DataType::List(_) => {
-            let lists = column.as_list::<i32>();
-            let offsets: Vec<usize> =
-                lists.value_offsets().iter().map(|&o| usize::try_from(o).unwrap_or(0)).collect();
-            let width = equal_steps(&offsets, held)?;
-            (lists.values().slice(offsets[0], n * width), width)
-        }
-        DataType::LargeList(_) => {
-            let lists = column.as_list::<i64>();
-            let offsets: Vec<usize> =
-                lists.value_offsets().iter().map(|&o| usize::try_from(o).unwrap_or(0)).collect();
-            let width = equal_steps(&offsets, held)?;
-            (lists.values().slice(offsets[0], n * width), width)
-        }
+        DataType::List(_) => items(column.as_list::<i32>(), held)?,
+        DataType::LargeList(_) => items(column.as_list::<i64>(), held)?,
         _ => (column.clone(), 1),
     };
     if n == 0 {

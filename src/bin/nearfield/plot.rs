@@ -217,7 +217,6 @@ fn fill(
     if !least.is_finite() {
         return Err(format!("expected points of recall {recall_from} or more, got none"));
     }
-    // The legend needs about a line a curve, of which some fit beside the curves.
     let mut builder = ChartBuilder::on(area);
     builder.margin(14).x_label_area_size(44).y_label_area_size(78);
     if !title.is_empty() {
@@ -239,7 +238,7 @@ fn fill(
                 .label_style(("sans-serif", 14))
                 .draw()
                 .map_err(text)?;
-            series(&mut chart, curves, recall_of, recall_from)?;
+            series(&mut chart, curves, recall_of, recall_from, SeriesLabelPosition::LowerLeft)?;
         }
         Axes::Lists => {
             let mut chart = builder.build_cartesian_2d(spread, recall_from..1.0).map_err(text)?;
@@ -255,18 +254,19 @@ fn fill(
                 .label_style(("sans-serif", 14))
                 .draw()
                 .map_err(text)?;
-            series(&mut chart, curves, recall_of, recall_from)?;
+            series(&mut chart, curves, recall_of, recall_from, SeriesLabelPosition::LowerRight)?;
         }
     }
     Ok(())
 }
 
-/// Draws every curve and the legend.
+/// Draws every curve and the legend, where no curve runs.
 fn series<'a, X, Y>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     curves: &Curves,
     recall_of: impl Fn(&(f64, f64)) -> f64,
     recall_from: f64,
+    legend: SeriesLabelPosition,
 ) -> Result<(), String>
 where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -301,7 +301,7 @@ where
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
+        .position(legend)
         .background_style(WHITE.mix(0.7))
         .border_style(RGBColor(221, 221, 221))
         .label_font(("sans-serif", 13))
