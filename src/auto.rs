@@ -1,7 +1,7 @@
 //! Choosing a specification by trying: what is fastest on a sample at the recall wanted.
 //!
-//! Scorers are tried first, with sizes that suit most data; then the sizes of the best one are changed one at a time, and
-//! what is faster is kept. A sample has lists as full as all vectors will have them, so that scoring a list costs what it
+//! Scorers are tried first, with sizes that suit most data; then the sizes of the best one, and of a second that comes close,
+//! are changed one at a time, and what is faster is kept. A sample has lists as full as all vectors will have them, so that scoring a list costs what it
 //! will cost; there are fewer lists to choose from, which all candidates share. Queries are rows held out of the sample, or
 //! training queries where there are any: then those decide, and with them what suits queries of another kind.
 
@@ -25,6 +25,10 @@ const QUERIES: usize = 500;
 
 /// How much faster a change of sizes must be to be taken: clocks differ by less.
 const FASTER: f64 = 1.03;
+
+/// Scorers whose sizes are changed, at most, and how much faster the best may be than another of them.
+const FINALISTS: usize = 2;
+const CLOSE: f64 = 1.3;
 
 /// Vectors up to which comparing all is tried, too.
 const FEW: usize = 10_000;
@@ -123,36 +127,48 @@ impl Auto<'_> {
         }
         let bench = Bench::new(self, base)?;
         let mut trials: Vec<Trial> = Vec::new();
-        let mut best = 0;
-        let mut attempt = |spec: IndexSpec, trials: &mut Vec<Trial>| -> Result<Option<usize>, AutoError> {
+        let mut attempt = |spec: IndexSpec, trials: &mut Vec<Trial>| -> Result<bool, AutoError> {
             // Not every candidate suits every shape.
-            let Ok(spec) = spec.resolve(n, d) else { return Ok(None) };
+            let Ok(spec) = spec.resolve(n, d) else { return Ok(false) };
             if trials.iter().any(|trial| trial.spec == spec) {
-                return Ok(None);
+                return Ok(false);
             }
             let trial = bench.measure(spec)?;
             step(&trial);
             trials.push(trial);
-            Ok(Some(trials.len() - 1))
+            Ok(true)
         };
         for spec in scorers(n, d, self.metric) {
-            if let Some(at) = attempt(spec.parse()?, &mut trials)?
-                && (trials.len() == 1 || self.beats(&trials[at], &trials[best], 1.0))
-            {
-                best = at;
-            }
+            attempt(spec.parse()?, &mut trials)?;
         }
-        for change in CHANGES {
-            if let Some(spec) = change(trials[best].spec, d, self.train_queries.is_some())
-                && let Some(at) = attempt(spec, &mut trials)?
-                && self.beats(&trials[at], &trials[best], FASTER)
-            {
+        let mut scorers: Vec<usize> = (0..trials.len()).collect();
+        scorers.sort_by(|&a, &b| self.order(&trials[b], &trials[a]));
+        let first = trials[scorers[0]].clone();
+        scorers.truncate(FINALISTS);
+        scorers.retain(|&at| !self.beats(&first, &trials[at], CLOSE));
+        let mut best = scorers[0];
+        for mut at in scorers {
+            for change in CHANGES {
+                if let Some(spec) = change(trials[at].spec, d, self.train_queries.is_some())
+                    && attempt(spec, &mut trials)?
+                    && self.beats(&trials[trials.len() - 1], &trials[at], FASTER)
+                {
+                    at = trials.len() - 1;
+                }
+            }
+            if self.beats(&trials[at], &trials[best], 1.0) {
                 best = at;
             }
         }
         let chosen = trials.remove(best);
         trials.insert(0, chosen);
         Ok(trials)
+    }
+
+    /// The better trial is the greater: the faster of those that reach the recall, else the one that comes nearer.
+    fn order(&self, a: &Trial, b: &Trial) -> std::cmp::Ordering {
+        let reached = |trial: &Trial| trial.recall.min(self.recall);
+        reached(a).total_cmp(&reached(b)).then(a.qps.total_cmp(&b.qps))
     }
 
     /// Whether a trial is `faster` times as fast as another, or nearer to the recall where that does not reach it.

@@ -29,6 +29,7 @@
 //! # Features
 //! - `cli` (default): the `nearfield` command.
 //! - `gpu` (default): searching on GPUs through wgpu (Vulkan, Metal, DX12).
+//! - `hdf5`, `arrow`: files of HDF5; of Parquet and Arrow.
 
 pub mod auto;
 mod block;
