@@ -146,3 +146,43 @@ fn types_hold_what_they_hold() {
 fn a_missing_feature_is_named() {
     refuses(&file("snappy.parquet:f32"), &["feature `arrow`", "--features arrow"]);
 }
+
+/// Files of which bytes are changed or that end early: an error, or whatever they then hold; never a panic, nor memory
+/// that a length alone asks for.
+#[test]
+fn damaged_files_are_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = 7_u64;
+    let mut number = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for entry in std::fs::read_dir(file("")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let good = std::fs::read(&path).unwrap();
+        if name.ends_with(".py") || good.is_empty() {
+            continue;
+        }
+        let damaged = folder.path().join(&name);
+        for round in 0..150 {
+            let mut bytes = good.clone();
+            match round % 3 {
+                0 => bytes.truncate(number(good.len())),
+                1 => bytes[number(good.len())] = [0, 0x7f, 0x80, 0xff][number(4)],
+                _ => {
+                    let at = number(good.len().saturating_sub(8).max(1));
+                    let wild = [u64::MAX, 1 << 62, 1 << 42, 1 << 31, 0][number(5)].to_le_bytes();
+                    let end = good.len().min(at + 8);
+                    bytes[at..end].copy_from_slice(&wild[..end - at]);
+                }
+            }
+            std::fs::write(&damaged, &bytes).unwrap();
+            for part in ["", ":f32", ":a", ":train"] {
+                let Ok(vectors) = VectorFile::open(format!("{}{part}", damaged.display())) else { continue };
+                let mut row = vec![0.0; vectors.dim()];
+                (0..vectors.n_rows().min(100)).for_each(|i| vectors.read(i, &mut row));
+            }
+        }
+    }
+}

@@ -171,10 +171,10 @@ struct Load {
 }
 
 impl Load {
-    /// A part of the points with lists as full.
+    /// A part of the points, with lists as full unless these are very few.
     fn sample(self, n_copies: usize) -> Self {
-        let lists = SAMPLE_LISTS.max(n_copies + 1).min(self.n_lists);
-        let n = sample_size(self.n).max(self.n.div_ceil(self.n_lists) * lists).min(self.n);
+        let lists = SAMPLE_LISTS.max(n_copies).min(self.n_lists);
+        let n = sample_size(self.n);
         let share = n as f64 / self.n as f64;
         #[allow(
             clippy::cast_possible_truncation,
@@ -199,7 +199,8 @@ impl Load {
                 FLOAT * reduced + (met + n.max(t)) * (l + MEETING) * s
             }
             "copies" => n * (l + SPILLING) * s,
-            "regressions" => l,
+            // A list's second moments and their decomposition, then the products with its points.
+            "regressions" => l * 14.0 * s * s * s + n * spec.n_copies() as f64 * 2.0 * s * s,
             "codebooks" => match spec.scorer {
                 ScorerSpec::Pq { bits, .. } => pq::train::meetings(bits, self.n * spec.n_copies()) as f64,
                 _ => 1.0,

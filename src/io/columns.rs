@@ -2,12 +2,7 @@
 //!
 //! A column of vectors is a list column, of fixed size or with rows of equal length; a column of ids holds integers.
 
-use std::{
-    fs::File,
-    io::{BufReader, Read, Seek},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io::Cursor, path::Path, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait, PrimitiveArray, RecordBatch,
@@ -20,7 +15,10 @@ use arrow_array::{
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use parquet::arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use super::table::{Element, Held, Kind};
+use super::{
+    messages,
+    table::{Element, Held, Kind},
+};
 
 /// Rows of a batch.
 const BATCH: usize = 8192;
@@ -40,17 +38,23 @@ pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Res
 
 /// Reads a column of an Arrow file, in the format of files or of streams.
 pub(super) fn read_arrow(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
-    let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
-    let mut magic = [0; 6];
-    let is_file = file.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
-    file.rewind().map_err(|e| e.to_string())?;
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
+    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    messages::check(&bytes)?;
+    // What is inside a batch may still contradict its schema, where the decoder has no error to give.
+    let read = std::panic::catch_unwind(|| decode(&bytes, column, kind));
+    read.unwrap_or_else(|_| Err("expected batches that fit their schema".to_owned()))
+}
+
+fn decode(bytes: &[u8], column: Option<&str>, kind: Kind) -> Result<Held, String> {
     let text = |e: ArrowError| e.to_string();
-    if is_file {
-        let reader = arrow_ipc::reader::FileReader::try_new(file, None).map_err(text)?;
+    if messages::is_file(bytes) {
+        let reader = arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes), None).map_err(text)?;
         let at = choose(&reader.schema(), column, kind)?;
         return collect(reader.map(|batch| batch?.project(&[at])));
     }
-    let reader = arrow_ipc::reader::StreamReader::try_new(file, None).map_err(text)?;
+    let reader = arrow_ipc::reader::StreamReader::try_new(bytes, None).map_err(text)?;
     let at = choose(&reader.schema(), column, kind)?;
     collect(reader.map(|batch| batch?.project(&[at])))
 }

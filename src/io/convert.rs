@@ -10,7 +10,7 @@ use half::f16;
 
 use super::{
     EXTENSIONS, FileError, npy,
-    table::{Element, Held, Kind, Table},
+    table::{self, Element, Held, Kind, Table},
     tensors,
 };
 use crate::format::write_atomically;
@@ -116,7 +116,7 @@ pub fn convert(
 ) -> Result<(usize, usize, &'static str), FileError> {
     let table = Table::open(from, Kind::Any, EXTENSIONS)?;
     let extension = to.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if extension.is_empty() || !EXTENSIONS.contains(&format!(".{extension}")) {
+    if !table::lists(EXTENSIONS, &extension) {
         return Err(FileError::Extension { path: to.to_owned(), expected: EXTENSIONS });
     }
     let malformed = |path: &Path, reason: String| FileError::Malformed { path: path.to_owned(), reason };

@@ -19,6 +19,8 @@ mod columns;
 mod convert;
 #[cfg(feature = "hdf5")]
 mod hdf5;
+#[cfg(feature = "arrow")]
+mod messages;
 mod npy;
 mod table;
 mod tensors;
@@ -67,6 +69,12 @@ pub enum FileError {
 const EXTENSIONS: &str = ".npy, .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .ibin, .safetensors, .hdf5, .h5, .parquet, .arrow, .feather or .ipc";
 const ID_EXTENSIONS: &str =
     ".npy, .ivecs, .ibin, .safetensors, .hdf5, .h5, .parquet, .arrow, .feather or .ipc";
+
+/// The file of a path that may name a part of it behind a colon: `docs.parquet` of `docs.parquet:embedding`.
+#[must_use]
+pub fn file_of(path: &Path) -> PathBuf {
+    table::split(path).0
+}
 
 /// An open file of vectors.
 pub struct VectorFile(Table);

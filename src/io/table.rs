@@ -146,13 +146,18 @@ pub(super) fn split(path: &Path) -> (PathBuf, Option<&str>) {
     (path.to_owned(), None)
 }
 
+/// Whether a list of extensions, as messages show it, has this one.
+pub(super) fn lists(extensions: &str, extension: &str) -> bool {
+    extensions.split(&[',', ' ']).any(|listed| listed.strip_prefix('.') == Some(extension))
+}
+
 impl Table {
     /// Opens a file by its extension; `expected` lists the extensions that make sense here.
     pub fn open(path: &Path, kind: Kind, expected: &'static str) -> Result<Self, FileError> {
         let (file_path, part) = split(path);
         let extension =
             file_path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        if extension.is_empty() || !expected.contains(&format!(".{extension}")) {
+        if !lists(expected, &extension) {
             return Err(FileError::Extension { path: path.to_owned(), expected });
         }
         let io = |source| FileError::Io { path: file_path.clone(), source };

@@ -9,8 +9,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nearfield::{
-    DeviceError, Effort, Index, Metric, OpenError, Progress, SearchParams, Searcher, StageTime, eval::Recall,
-    io::VectorFile,
+    DeviceError, Effort, Index, Metric, OpenError, Progress, SearchParams, Searcher, StageTime,
+    eval::Recall,
+    io::{self, VectorFile},
 };
 
 use crate::{devices::DeviceArgs, error::CliError};
@@ -148,8 +149,10 @@ pub fn check_output(
     if !folder.is_dir() {
         return Err(CliError::Io(format!("{argument}: folder {} does not exist", folder.display())));
     }
-    let same =
-        |input: &&&Path| matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let same = |input: &&&Path| {
+        let input = io::file_of(input);
+        matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
     match inputs.iter().find(same) {
         Some(_) => Err(CliError::Usage(format!("{argument}: {shown} is an input, which would be lost"))),
         None => Ok(()),

@@ -1,0 +1,122 @@
+//! The messages of an Arrow file, checked before they are decoded: the decoder takes lengths at their word, and ends the
+//! process where memory for them cannot be had.
+
+use arrow_ipc::{Block, MessageHeader, RecordBatch, root_as_footer, root_as_message};
+
+/// What stands before a message's length.
+const CONTINUES: [u8; 4] = [0xff; 4];
+
+/// Bytes that a compressed byte may stand for: beyond what Zstandard makes of zeros.
+const EXPANDS_MAX: u64 = 40_000;
+
+const MAGIC: &[u8] = b"ARROW1";
+
+/// Whether it is a file, with a footer, or a stream.
+pub(super) fn is_file(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// Checks that everything lies inside the file and that buffers are no longer than can be.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    if is_file(bytes) { check_file(bytes) } else { check_stream(bytes) }
+}
+
+fn check_file(bytes: &[u8]) -> Result<(), String> {
+    // footer, its length, magic
+    let ends = bytes.len().checked_sub(MAGIC.len() + 4).ok_or("expected a footer, got the end")?;
+    let length = word(bytes, ends)?;
+    let from = ends.checked_sub(length).ok_or_else(|| format!("expected a footer of {length} bytes"))?;
+    let footer = root_as_footer(&bytes[from..ends]).map_err(|e| format!("footer: {e}"))?;
+    for blocks in [footer.dictionaries(), footer.recordBatches()].into_iter().flatten() {
+        blocks.iter().try_for_each(|block| check_block(bytes, block))?;
+    }
+    Ok(())
+}
+
+fn check_block(bytes: &[u8], block: &Block) -> Result<(), String> {
+    let place = || {
+        let from = usize::try_from(block.offset()).ok()?;
+        let body = from.checked_add(usize::try_from(block.metaDataLength()).ok()?)?;
+        let end = body.checked_add(usize::try_from(block.bodyLength()).ok()?)?;
+        Some((bytes.get(from..body)?, bytes.get(body..end)?))
+    };
+    let unfit = || {
+        let (offset, message, body) = (block.offset(), block.metaDataLength(), block.bodyLength());
+        let n = bytes.len();
+        format!("expected blocks inside the {n} bytes, got {message} and {body} bytes from byte {offset} on")
+    };
+    let (message, body) = place().ok_or_else(unfit)?;
+    let starts = if message.starts_with(&CONTINUES) { 4 } else { 0 };
+    let length = word(message, starts)?;
+    let message = message.get(starts + 4..).and_then(|rest| rest.get(..length)).ok_or_else(unfit)?;
+    check_message(message, body).map(drop)
+}
+
+fn check_stream(mut bytes: &[u8]) -> Result<(), String> {
+    while !bytes.is_empty() {
+        let starts = if bytes.starts_with(&CONTINUES) { 4 } else { 0 };
+        let length = word(bytes, starts)?;
+        if length == 0 {
+            break;
+        }
+        let short = || format!("expected a message of {length} bytes, got the end");
+        let rest = bytes.get(starts + 4..).ok_or_else(short)?;
+        let message = rest.get(..length).ok_or_else(short)?;
+        let body = check_message(message, &rest[length..])?;
+        bytes = &rest[length + body..];
+    }
+    Ok(())
+}
+
+/// Checks a message against the bytes behind it; returns how many are its body.
+fn check_message(message: &[u8], rest: &[u8]) -> Result<usize, String> {
+    let message = root_as_message(message).map_err(|e| format!("message: {e}"))?;
+    let length = message.bodyLength();
+    let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+    let body = body.ok_or_else(|| format!("expected a body of {length} bytes, got {}", rest.len()))?;
+    let batch = match message.header_type() {
+        MessageHeader::RecordBatch => message.header_as_record_batch(),
+        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
+        _ => None,
+    };
+    batch.map_or(Ok(()), |batch| check_batch(batch, body))?;
+    Ok(body.len())
+}
+
+fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), String> {
+    let lengths = batch.nodes().into_iter().flatten().flat_map(|node| [node.length(), node.null_count()]);
+    if let Some(length) = lengths.chain([batch.length()]).find(|&length| length < 0) {
+        return Err(format!("expected lengths of 0 or more, got {length}"));
+    }
+    for buffer in batch.buffers().into_iter().flatten() {
+        let (offset, length) = (buffer.offset(), buffer.length());
+        let place = || {
+            let from = usize::try_from(offset).ok()?;
+            body.get(from..from.checked_add(usize::try_from(length).ok()?)?)
+        };
+        let bytes = place().ok_or_else(|| {
+            format!("expected buffers inside {} bytes, got {length} bytes from byte {offset} on", body.len())
+        })?;
+        if batch.compression().is_some()
+            && let Some(expanded) = bytes.first_chunk()
+        {
+            let expanded = i64::from_le_bytes(*expanded);
+            let most = EXPANDS_MAX * bytes.len() as u64;
+            // −1: as it is.
+            if expanded != -1 && u64::try_from(expanded).map_or(true, |n| n > most) {
+                let given = bytes.len();
+                return Err(format!(
+                    "expected at most {most} bytes of {given} compressed ones, got {expanded}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A length of four bytes.
+fn word(bytes: &[u8], at: usize) -> Result<usize, String> {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    let length = i32::from_le_bytes(*word.ok_or("expected a length, got the end")?);
+    usize::try_from(length).map_err(|_| format!("expected a length, got {length}"))
+}
