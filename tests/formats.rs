@@ -165,7 +165,7 @@ fn damaged_files_are_refused_or_read() {
             continue;
         }
         let damaged = folder.path().join(&name);
-        for round in 0..150 {
+        for round in 0..500 {
             let mut bytes = good.clone();
             match round % 3 {
                 0 => bytes.truncate(number(good.len())),

@@ -13,6 +13,9 @@ use crate::metric::Metric;
 /// Name of the dataset written.
 const DATASET: &str = "vectors";
 
+/// Values that a byte of a file may stand for: deflate makes at most 1 032 bytes of one.
+const EXPANDS_MAX: u64 = 1032;
+
 fn open(path: &Path) -> Result<hdf5_pure::File, String> {
     hdf5_pure::File::open_streaming(path).map_err(|e| e.to_string())
 }
@@ -37,7 +40,22 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
         }
     };
     let dataset = file.dataset(&name).map_err(|e| format!("`{name}`: {e}"))?;
-    held(&dataset, kind).map_err(|e| format!("`{name}`: {e}"))
+    let most = std::fs::metadata(path).map_err(|e| e.to_string())?.len().saturating_mul(EXPANDS_MAX);
+    check_size(&dataset, most).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
+}
+
+/// Refuses sizes that the file cannot hold, before memory is asked for them.
+fn check_size(dataset: &Dataset, most: u64) -> Result<(), String> {
+    let shape = dataset.shape().map_err(|e| e.to_string())?;
+    let chunk = dataset.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
+    for (what, sizes) in [("shape", shape), ("chunks", chunk)] {
+        if sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(size)).is_none_or(|n| n > most) {
+            return Err(format!(
+                "{what}: expected at most {most} values in a file of this length, got {sizes:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {

@@ -208,13 +208,13 @@ impl Table {
     fn hold(path: &Path, extension: &str, part: Option<&str>, kind: Kind) -> Option<Result<Self, String>> {
         let held: Result<Held, String> = match extension {
             #[cfg(feature = "arrow")]
-            "parquet" => super::columns::read_parquet(path, part, kind),
+            "parquet" => guarded(|| super::columns::read_parquet(path, part, kind)),
             #[cfg(feature = "arrow")]
-            "arrow" | "feather" | "ipc" => super::columns::read_arrow(path, part, kind),
+            "arrow" | "feather" | "ipc" => guarded(|| super::columns::read_arrow(path, part, kind)),
             #[cfg(not(feature = "arrow"))]
             "parquet" | "arrow" | "feather" | "ipc" => Err(lacks("arrow")),
             #[cfg(feature = "hdf5")]
-            "hdf5" | "h5" => super::hdf5::read(path, part, kind),
+            "hdf5" | "h5" => guarded(|| super::hdf5::read(path, part, kind)),
             #[cfg(not(feature = "hdf5"))]
             "hdf5" | "h5" => Err(lacks("hdf5")),
             _ => return None,
@@ -237,6 +237,13 @@ impl Table {
         let at = self.start + row * self.stride;
         &self.bytes[at..at + self.width * self.element.bytes()]
     }
+}
+
+/// What a format's crate reads; where it panics over a damaged file, an error.
+#[cfg(any(feature = "arrow", feature = "hdf5"))]
+fn guarded(read: impl FnOnce() -> Result<Held, String> + std::panic::UnwindSafe) -> Result<Held, String> {
+    std::panic::catch_unwind(read)
+        .unwrap_or_else(|_| Err("expected a sound file, got one that its reader fails on".to_owned()))
 }
 
 /// Why a format is not read.
