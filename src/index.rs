@@ -257,7 +257,8 @@ impl Index {
         self.len() * size_of::<u32>() + scored / self.n_copies()
     }
 
-    /// The vectors that the index stores, if it does: those of `Refine`, or of `Flat` and `SQ8` without a reduction or copies.
+    /// The vectors that the index stores in f32 or f16, if it does: those of `Refine`, or of `Flat` without a reduction or
+    /// copies. Rows in bytes are too far from what they were to stand for it.
     #[must_use]
     pub fn rows(&self) -> Option<StoredRows<'_>> {
         let model = &*self.model;
@@ -267,7 +268,7 @@ impl Index {
             (None, Scorer::Rows(rows)) if by_point => rows,
             _ => return None,
         };
-        Some(StoredRows { model, rows })
+        (!rows.is_bytes()).then_some(StoredRows { model, rows })
     }
 
     /// The tensors of the file.

@@ -242,6 +242,11 @@ impl RowStore {
         matches!(self.rows, Rows::F32(_))
     }
 
+    /// Whether rows are stored in bytes.
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.rows, Rows::Sq8 { .. })
+    }
+
     /// The stored row as f32: the storage's meaning.
     pub fn decode(&self, position: usize) -> Vec<f32> {
         let range = position * self.dim..(position + 1) * self.dim;

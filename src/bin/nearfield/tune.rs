@@ -27,7 +27,8 @@ pub struct Args {
     /// Exact neighbours of the queries; worked out if not given.
     #[arg(long, requires = "queries")]
     truth: Option<PathBuf>,
-    /// The vectors the index was built from. Not needed where it stores rows (Refine, or Flat without a reduction).
+    /// The vectors the index was built from. Not needed where it stores rows in f32 or f16 (Refine, or Flat without a
+    /// reduction); bytes would judge themselves.
     #[arg(long)]
     base: Option<PathBuf>,
     /// Neighbours a query.
@@ -118,7 +119,7 @@ impl Sample {
                     Self::among(&rows, |row| rows.id(row), queries, args.k, index.metric(), searcher)
                 }
                 None => Err(CliError::Usage(
-                    "--base: expected the vectors the index was built from (or --truth), for it stores no rows"
+                    "--base: expected the vectors the index was built from (or --truth), for it stores no rows, or rows in bytes"
                         .to_owned(),
                 )),
             },
