@@ -8,7 +8,7 @@
 use ndarray::{Array2, s};
 
 use crate::{
-    build::BuildError,
+    build::{BuildError, check_half},
     device::{Device, DeviceError},
     eval::{self, EvalError, Recall},
     index::Index,
@@ -110,36 +110,53 @@ impl From<SpecError> for AutoError {
 
 impl Auto<'_> {
     /// Tries specifications on the CPU, on rayon's current pool; the best comes first, the others in the order of their
-    /// trials. `step` is called with each as it ends.
+    /// trials. `step` is called with each as it ends and says whether to go on.
     ///
     /// # Errors
     /// [`AutoError`], above all for vectors and queries that cannot be indexed or searched.
-    pub fn run(&self, base: &impl Vectors, mut step: impl FnMut(&Trial)) -> Result<Vec<Trial>, AutoError> {
+    pub fn run(
+        &self,
+        base: &impl Vectors,
+        mut step: impl FnMut(&Trial) -> bool,
+    ) -> Result<Vec<Trial>, AutoError> {
         let (n, d) = (base.n_rows(), base.dim());
         // All of them, for errors that name their rows.
         let mut builder = Index::builder("Flat".parse()?).metric(self.metric);
         if let Some(queries) = self.train_queries {
             builder = builder.train_queries(queries);
         }
-        builder.check(base)?;
-        if n <= self.k + 1 {
+        let (_, range) = builder.check(base)?;
+        if !(self.recall > 0.0 && self.recall <= 1.0) {
+            return Err(SearchError::RecallRange { given: self.recall.to_string() }.into());
+        }
+        if self.k == 0 {
+            return Err(SearchError::Zero { name: "k" }.into());
+        }
+        if n <= self.k.saturating_add(1) {
             return Err(AutoError::TooFew { k: self.k, n });
         }
         let bench = Bench::new(self, base)?;
         let mut trials: Vec<Trial> = Vec::new();
+        let mut goes_on = true;
+        // Rows as short as they may be.
+        let rows = if check_half(&range).is_ok() { RowDtype::F16 } else { RowDtype::F32 };
         let mut attempt = |spec: IndexSpec, trials: &mut Vec<Trial>| -> Result<bool, AutoError> {
             // Not every candidate suits every shape.
             let Ok(spec) = spec.resolve(n, d) else { return Ok(false) };
             if trials.iter().any(|trial| trial.spec == spec) {
                 return Ok(false);
             }
+            if !goes_on {
+                return Ok(false);
+            }
             let trial = bench.measure(spec)?;
-            step(&trial);
+            goes_on = step(&trial);
             trials.push(trial);
             Ok(true)
         };
         for spec in scorers(n, d, self.metric) {
-            attempt(spec.parse()?, &mut trials)?;
+            let spec: IndexSpec = spec.parse()?;
+            attempt(IndexSpec { refine: spec.refine.map(|_| rows), ..spec }, &mut trials)?;
         }
         let mut scorers: Vec<usize> = (0..trials.len()).collect();
         scorers.sort_by(|&a, &b| self.order(&trials[b], &trials[a]));
@@ -316,7 +333,7 @@ impl<'a, V: Vectors> Bench<'a, V> {
             own: None,
             enough: self.auto.recall,
         };
-        let points = tuner.run(|_| ())?.points;
+        let points = tuner.run(|_| true)?.points;
         let (recall, qps) = speed_at(&points, self.auto.recall);
         Ok(Trial {
             spec,

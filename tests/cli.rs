@@ -242,6 +242,14 @@ fn a_tuned_index_takes_a_recall() {
         assert_eq!(drawn[0]["curves"], curves);
     }
     fails(2, &[".svg"], &[&"plot", &first, &"-o", &folder.path("curve.gif")]);
+    // The same index in two files is two curves; what cannot be or cannot be compared is refused.
+    fs::copy(&first, &second).unwrap();
+    assert_eq!(json(&[&"plot", &first, &second, &"-o", &plot, &"--json"])[0]["curves"], 2);
+    assert!(fs::read_to_string(&plot).unwrap().contains("b: PCA128x8"));
+    fs::write(&second, lines[0].replace("\"k\":10", "\"k\":20")).unwrap();
+    fails(3, &["line 1", "k = 10", "got 20"], &[&"plot", &first, &second, &"-o", &plot]);
+    fs::write(&second, r#"{"recall": 5.5, "qps": 1.0}"#).unwrap();
+    fails(3, &["line 1", "recall from 0 to 1", "5.5"], &[&"plot", &second, &"-o", &plot]);
     fs::write(&second, "no json").unwrap();
     fails(3, &["line 1", "JSON"], &[&"plot", &second, &"-o", &plot]);
 }
@@ -323,6 +331,42 @@ fn plans_are_printed_and_auto_says_why() {
         &["training queries", "24", "23"],
         &[&"plan", &base, &"--metric", &"ip", &given[0], &given[1], &given[2], &given[3]],
     );
+}
+
+#[test]
+fn a_tuned_index_may_have_ids_of_its_own() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(1500, 20, 1));
+    let (index, tuned, ids) = (folder.path("index.nf"), folder.path("tuned.nf"), folder.path("ids.npy"));
+    let names = Array2::from_shape_fn((1500, 1), |(i, _)| 1499 - i as u64);
+    nearfield::io::write_ids(&ids, names.view()).unwrap();
+    let spec = "IVF8,RRR16,Refine(f16)";
+    json(&[&"build", &base, &"--ids", &ids, &"-o", &index, &"--spec", &spec, &"--metric", &"l2", &"--json"]);
+    fails(3, &["--base", "--ids"], &[&"tune", &index, &"--base", &base, &"-o", &tuned]);
+    assert!(!tuned.exists());
+    let table = json(&[&"tune", &index, &"--base", &base, &"--ids", &ids, &"-o", &tuned, &"--json"]);
+    assert!(table[0]["points"].as_array().unwrap().last().unwrap()["recall"].as_f64().unwrap() > 0.95);
+    let narrow = folder.vectors("narrow.fbin", &made(1500, 19, 1));
+    fails(3, &["--base", "1500 × 20", "1500 × 19"], &[&"tune", &index, &"--base", &narrow]);
+    // Rows in bytes do not judge themselves.
+    let spec = "IVF8,RRR16,Refine(sq8)";
+    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &"l2", &"--json"]);
+    fails(2, &["--base", "rows in bytes"], &[&"tune", &index]);
+    let one = folder.vectors("one.fbin", &made(1, 20, 1));
+    let output = run(&[&"tune", &index, &one, &"--base", &base, &"-o", &tuned]);
+    assert!(text(&output.stderr).contains("QUERIES: 1 given"), "{}", text(&output.stderr));
+    fails(2, &["--n-probe", "-3"], &[&"search", &index, &base, &"--n-probe", &"-3"]);
+}
+
+#[test]
+fn an_input_named_with_its_part_is_not_overwritten() {
+    let folder = Folder::new();
+    let copy = folder.path("three.safetensors");
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats/three.safetensors"), &copy)
+        .unwrap();
+    let part = format!("{}:a", copy.display());
+    fails(2, &["--output", "is an input"], &[&"convert", &part, &"-o", &copy]);
+    fails(3, &["out.par", ".parquet"], &[&"convert", &part, &"-o", &folder.path("out.par")]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ const OFF: f64 = 0.25;
 /// Specifications for 384 dimensions and for 96.
 const EMBEDDED: [&str; 3] =
     ["PCA,IVF,RRR,Refine(f16)", "PCA192x8,IVF128(soar),APQ64x4,Refine(f16)", "IVF100,SQ8"];
-const MADE: [&str; 3] = ["IVF,RRR,Refine(f32)", "PCA64,IVF512(soar=2),PQ32x8", "PCA48,IVF300,Flat"];
+const MADE: [&str; 5] =
+    ["IVF,RRR,Refine(f32)", "PCA64,IVF512(soar=2),PQ32x8", "PCA48,IVF300,Flat", "IVF4,RRR32", "PCA64,SQ8"];
 
 /// One at a time: they measure this machine.
 fn alone() -> MutexGuard<'static, ()> {
@@ -69,7 +70,7 @@ fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
 fn files_are_as_large_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE)] {
         for spec in specs {
             let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
             let (planned, built) = (plan(spec, base.view()).n_bytes as f64, index.n_bytes() as f64);
@@ -82,21 +83,27 @@ fn files_are_as_large_as_planned() {
 fn builds_take_as_long_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE)] {
         for spec in specs {
-            // Whatever else the machine does at the time is not in the plan: it is right if it soon is.
-            let mut tries = Vec::new();
-            for _ in 0..5 {
+            // Whatever else the machine does at the time is not in the plan: the median of three counts, or of seven.
+            let mut ratios: Vec<f64> = Vec::new();
+            let median = |ratios: &mut Vec<f64>| {
+                ratios.sort_by(f64::total_cmp);
+                ratios[ratios.len() / 2]
+            };
+            for _ in 0..7 {
                 let planned = plan(spec, base.view()).build_seconds();
                 let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip);
                 let (_, times) = builder.build_timed(base.view()).unwrap();
-                tries.push((planned, times.iter().map(|time| time.seconds).sum::<f64>()));
-                if tries.last().is_some_and(|&(planned, measured)| is_near(planned, measured)) {
+                ratios.push(planned / times.iter().map(|time| time.seconds).sum::<f64>());
+                if ratios.len() == 3 && is_near(median(&mut ratios), 1.0) {
                     break;
                 }
             }
-            let found = tries.last().is_some_and(|&(planned, measured)| is_near(planned, measured));
-            assert!(found, "{spec}: seconds planned and measured: {tries:?}");
+            assert!(
+                is_near(median(&mut ratios), 1.0),
+                "{spec}: seconds planned by seconds measured: {ratios:?}"
+            );
         }
     }
 }
@@ -117,10 +124,10 @@ fn builds_hold_as_much_as_planned() {
     let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
     let program = peak("Flat", &tiny);
     let large = file(folder.path(), "large.fbin", &larger());
-    for (base, specs) in [(&embedded("base.i8bin"), EMBEDDED), (&large, MADE)] {
+    for (base, specs) in [(&embedded("base.i8bin"), &EMBEDDED[..]), (&large, &MADE)] {
         for spec in specs {
             let planned = json(&["plan", "--spec", spec, "--metric", "ip"], base);
-            let mapped = planned["base_bytes"].as_f64().unwrap();
+            let mapped = planned["input_bytes"].as_f64().unwrap();
             assert_eq!(fs::metadata(base).unwrap().len() as f64, mapped + 8.0);
             let planned = planned["build_bytes"].as_f64().unwrap();
             let held = peak(spec, base) - program - mapped;
@@ -146,7 +153,7 @@ fn searches_on_the_cpu_hold_as_much_as_planned() {
     let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
     json(&["build", "-o", index, "--spec", "Flat", "--metric", "ip"], &tiny);
     let program = peak(&tiny);
-    for (base, specs) in [(embedded_array("base.i8bin"), EMBEDDED), (larger(), MADE)] {
+    for (base, specs) in [(embedded_array("base.i8bin"), &EMBEDDED[..]), (larger(), &MADE)] {
         // So many queries that nearly every row is read.
         let queries = base.slice(ndarray::s![..;base.nrows() / 2000, ..]).to_owned();
         let n = queries.nrows().to_string();
@@ -169,7 +176,7 @@ fn searches_on_a_gpu_hold_as_much_as_planned() {
     let _turn = alone();
     let Some(gpu) = support::gpu() else { return };
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    for (base, specs) in [(&small, EMBEDDED), (&large, MADE)] {
+    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE)] {
         for spec in specs {
             let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
             let plan = plan(spec, base.view());

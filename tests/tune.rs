@@ -45,7 +45,7 @@ fn tuned(index: &Index, queries: &Array2<f32>, truth: &Array2<u64>, k: usize) ->
         own: None,
         enough: ENOUGH,
     };
-    tuner.run(|_| ()).unwrap()
+    tuner.run(|_| true).unwrap()
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_recall_is_reached_by_the_rows_own_table() {
             own: Some(&own),
             enough: ENOUGH,
         };
-        let tuned = index.with_tuning(tuner.run(|_| ()).unwrap()).searcher(Device::cpu()).unwrap();
+        let tuned = index.with_tuning(tuner.run(|_| true).unwrap()).searcher(Device::cpu()).unwrap();
         let truth = eval::exact(&base, &unseen, metric, 10, |_, _| ()).unwrap();
         let recall = Recall::new(&index, &unseen, truth.view(), 10).unwrap();
         for target in [0.8, 0.9, 0.95, 0.98] {

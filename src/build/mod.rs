@@ -2,8 +2,9 @@
 //!
 //! Memory: the image, plus the vectors in the reduced space while lists and regressions are trained. These
 //! are dropped before rows are written, and the image's pages take no memory before they are written,
-//! so the peak stays below 2.5 times the vectors as f32; for PCA some matrices of d × d come on top, which count
-//! where there are not many more vectors than dimensions.
+//! so the peak stays below 2.5 times the vectors as f32. On top come, for PCA, some matrices of d × d, which count
+//! where there are not many more vectors than dimensions, and for regressions five times the points of a list a thread,
+//! which count where lists are few.
 
 mod contents;
 mod plan;
@@ -61,7 +62,8 @@ const CHUNK: usize = 256;
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`.
+    /// The stage: `check`, `transform`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`;
+    /// of a plan also `samples`.
     pub stage: &'static str,
     /// Steps done.
     pub done: u64,
@@ -335,6 +337,7 @@ impl<'a> IndexBuilder<'a> {
         }
         let widest = self.check_ids(n)?;
         let range = Source { vectors: base, metric: self.metric, what: VECTORS }.check(self)?;
+        self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
         }
@@ -602,6 +605,9 @@ impl<V: Vectors + ?Sized> Source<'_, V> {
                 let rows = piece * 4096..n.min((piece + 1) * 4096);
                 let mut row = vec![0.0; d];
                 let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+                if build.go_on().is_err() {
+                    return Ok(range);
+                }
                 for r in rows.clone() {
                     self.vectors.read(r, &mut row);
                     check_row(self.what, r, &row, self.metric.normalises())?;
@@ -666,7 +672,8 @@ fn merge(
     Ok(whole)
 }
 
-fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
+/// Refuses values that half precision does not hold.
+pub(crate) fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
     let largest = range.iter().fold(0.0_f32, |m, &(least, most)| m.max(least.abs()).max(most.abs()));
     if largest > 0.0 && largest < f16::MIN_POSITIVE.to_f32() {
         return Err(VectorError::HalfUnderflow { largest });

@@ -14,7 +14,10 @@ use crate::{
     metric::Metric,
     search::{Memory, SearchParams},
     spec::{IndexSpec, ScorerSpec},
-    stage::scorer::{pq, rrr},
+    stage::scorer::{
+        pq,
+        rrr::{self, RrrShape},
+    },
     train::{generator, kmeans, sample, sample_size},
     vectors::{Rows, Vectors},
 };
@@ -70,10 +73,11 @@ impl Plan {
     }
 
     /// Bytes that searching batches of `n_queries` takes on the CPU, results included and queries not: all of the index,
-    /// which the system may drop where it is mapped, and what is on its way on `params.threads`.
+    /// which the system may drop where it is mapped, and what is on its way on `params.threads`. Nothing where a search would
+    /// refuse so large a result.
     #[must_use]
-    pub fn cpu_bytes(&self, n_queries: usize, params: SearchParams) -> usize {
-        self.n_bytes + self.memory().cpu_scratch(n_queries, params)
+    pub fn cpu_bytes(&self, n_queries: usize, params: SearchParams) -> Option<usize> {
+        Some(self.n_bytes + self.memory().cpu_scratch(n_queries, params)?)
     }
 
     /// Bytes of the device that searching batches of `n_queries` takes on a GPU without a budget; nothing where the
@@ -143,7 +147,7 @@ impl IndexBuilder<'_> {
         let bytes = Bytes::of(&decls);
         Ok(Plan {
             n_bytes: file_len(&contents.metadata(), decls),
-            build_bytes: bytes.peak(&contents, &all, self.train_queries.is_some()),
+            build_bytes: bytes.peak(&contents, &all, &list_sizes, self.train_queries.is_some()),
             scorer_bytes: bytes.scorer,
             #[cfg(feature = "gpu")]
             gpu_bytes: bytes.on_gpu(&contents),
@@ -249,7 +253,7 @@ impl Bytes {
     }
 
     /// What a build holds at its peak, beside the vectors.
-    fn peak(&self, contents: &Contents, load: &Load, has_queries: bool) -> usize {
+    fn peak(&self, contents: &Contents, load: &Load, list_sizes: &[usize], has_queries: bool) -> usize {
         let Load { n, t, n_lists, d, s } = *load;
         let spec = &contents.spec;
         let positions = contents.sizes().n_positions();
@@ -284,7 +288,12 @@ impl Bytes {
             _ => 0,
         };
         let held = if reduces { points + visitors + near + centroids } else { 0 };
-        let scorer = held + arrangement + trained + self.all - self.refine;
+        // A list's points, four times over, and both factors' products with them, on every thread.
+        let fitted = RrrShape::of(spec, d, contents.metric).map_or(0, |shape| {
+            let largest = list_sizes.iter().max().map_or(0, |&most| most);
+            4 * largest * (5 * s + 2 * shape.rank) * threads.min(n_lists)
+        });
+        let scorer = held + arrangement + trained + fitted + self.all - self.refine;
         let rows = arrangement + self.all;
         // Of what is freed in small pieces allocators keep some for later, where only part of it is of use.
         let small = |n_bytes: usize| if n_bytes < KEPT_MAX { n_bytes } else { 0 };

@@ -1,6 +1,6 @@
 //! What searches take, known from an index's specification and sizes alone.
 
-use super::{SearchParams, cpu};
+use super::{SearchParams, cpu, places};
 use crate::{codes::PqShape, metric::Metric, spec::IndexSpec};
 
 /// An index as far as the memory of its searches depends on it.
@@ -18,20 +18,22 @@ pub(crate) struct Memory<'a> {
 
 impl Memory<'_> {
     /// Bytes that a batch of `n_queries` takes on the CPU beside the index and the queries: what is on its way, on all
-    /// threads, and the results.
-    pub fn cpu_scratch(&self, n_queries: usize, params: SearchParams) -> usize {
+    /// threads, and the results; nothing where no search is so large.
+    pub fn cpu_scratch(&self, n_queries: usize, params: SearchParams) -> Option<usize> {
+        let places = places(n_queries, params.k)?;
         let effort = self.effort(params);
         let query_bytes = PqShape::of(self.spec, self.dim, self.metric).map_or(0, PqShape::query_bytes);
         let slot = cpu::slot_bytes(self.dim, self.spec.n_copies(), effort, query_bytes);
         let threads = if params.threads == 0 { rayon::current_num_threads() } else { params.threads };
         let rows = if threads == 1 { n_queries } else { cpu::piece_rows(n_queries, threads) };
         let busy = threads.min(n_queries.div_ceil(rows.max(1)));
-        busy * rows.min(cpu::at_once(self.scorer_bytes, slot)) * slot + n_queries * params.k * 12
+        Some(busy * rows.min(cpu::at_once(self.scorer_bytes, slot)) * slot + places * 12)
     }
 
     /// Bytes that a batch of `n_queries` takes on a GPU without a budget, beside the index; nothing where it does not fit.
     #[cfg(feature = "gpu")]
     pub fn gpu_scratch(&self, n_queries: usize, params: SearchParams) -> Option<u64> {
+        places(n_queries, params.k).filter(|&places| places > 0)?;
         let effort = self.effort(params);
         let mut sizes = self.list_sizes.to_vec();
         sizes.sort_unstable_by(|a, b| b.cmp(a));

@@ -190,9 +190,14 @@ fn tuned_for(tuned: Option<usize>) -> String {
 /// Places of one result, at most: 12 GiB of ids and scores. Beyond it a wrong `k` is likelier than a wish.
 const PLACES_MAX: usize = 1 << 30;
 
+/// Places of a result of `n` queries, if one may be so large.
+fn places(n: usize, k: usize) -> Option<usize> {
+    n.checked_mul(k).filter(|&places| places <= PLACES_MAX)
+}
+
 /// An array of `value`, or nothing where memory does not suffice.
 pub(crate) fn filled<T: Clone>(n: usize, k: usize, value: T) -> Option<Array2<T>> {
-    let places = n.checked_mul(k).filter(|&places| places <= PLACES_MAX)?;
+    let places = places(n, k)?;
     let mut values = Vec::new();
     values.try_reserve_exact(places).ok()?;
     values.resize(places, value);

@@ -6,10 +6,7 @@ use std::{
     time::Instant,
 };
 
-use nearfield::{
-    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Trial, Vectors,
-    io::{self, VectorFile},
-};
+use nearfield::{Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Trial, Vectors, io::VectorFile};
 use serde_json::json;
 
 use crate::{error::CliError, report};
@@ -43,7 +40,8 @@ use crate::{error::CliError, report};
 ///   Flat                                          exact
 ///
 /// `auto` builds ten to twenty specifications on half of the vectors, at most 131 072, takes the fastest at recall 0.95
-/// (k = 10, in batches, on the CPU), and prints what it tried: about a minute for 100 000 vectors on two cores.
+/// (k = 10, in batches, on the CPU), and prints what it tried: about a minute for 100 000 vectors on two cores. Clocks
+/// waver, so of two as fast it may take either; give the one printed to have the same again.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -68,13 +66,13 @@ pub struct IndexArgs {
     /// Queries like those to come, where they are of another kind than the vectors.
     #[arg(long)]
     pub train_queries: Option<PathBuf>,
-    /// Ids of the rows; row numbers if not given.
+    /// Ids of the rows, whole numbers; row numbers if not given.
     #[arg(long)]
     pub ids: Option<PathBuf>,
     /// Threads; all cores if not given. The index does not depend on it.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Seed of every random choice: the same seed and vectors give the same file.
+    /// Seed of every random choice: the same seed, specification and vectors give the same file.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
@@ -101,13 +99,21 @@ pub struct Inputs {
     ids: Option<Vec<u64>>,
 }
 
+impl Inputs {
+    /// Bytes of the values in all files, which are mapped, or read where their format wants it.
+    pub fn n_bytes(&self) -> usize {
+        let queries = self.queries.as_ref().map_or(0, VectorFile::n_bytes);
+        self.base.n_bytes() + queries + self.ids.as_ref().map_or(0, |ids| 8 * ids.len())
+    }
+}
+
 impl IndexArgs {
     /// Opens the files.
     pub fn open(&self) -> Result<Inputs, CliError> {
         let base = report::vectors("BASE", &self.base)?;
         let queries = self.train_queries.as_deref();
         let queries = queries.map(|path| report::vectors("--train-queries", path)).transpose()?;
-        let ids = self.ids.as_deref().map(io::read_ids).transpose()?;
+        let ids = self.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
         if let Some(ids) = &ids
             && ids.ncols() != 1
         {
@@ -170,6 +176,7 @@ impl SpecArg {
             });
             tried += 1;
             bar.set_message(format!("auto: {tried} specifications tried"));
+            true
         };
         let trials = auto.run(base, print);
         bar.finish_and_clear();

@@ -7,11 +7,7 @@ use std::{
 };
 
 use ndarray::{Array2, ArrayView2, s};
-use nearfield::{
-    Effort, Hits, Index, SearchParams, Searcher, Vectors,
-    eval::Recall,
-    io::{self, VectorFile},
-};
+use nearfield::{Effort, Hits, Index, SearchParams, Searcher, Vectors, eval::Recall, io::VectorFile};
 use serde_json::{Value, json};
 
 use crate::{
@@ -61,7 +57,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     n_rerank: Vec<usize>,
     /// Recalls to reach, one or several, as 0.9,0.95, in the place of --n-probe and --n-rerank: what `nearfield tune` found.
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["n_probe", "n_rerank"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["n_probe", "n_rerank", "hdf5"])]
     recall: Vec<f64>,
     /// Queries a call: 1, all, or a number.
     #[arg(long, default_value = "all")]
@@ -243,10 +239,10 @@ impl Inputs {
                 part.push(format!(":{name}"));
                 PathBuf::from(part)
             };
-            let metric = io::hdf5_metric(path)?;
+            let metric = nearfield::io::hdf5_metric(path)?;
             let base = report::vectors("--hdf5", &part("train"))?;
             let file = report::vectors("--hdf5", &part("test"))?;
-            let truth = io::read_ids(part("neighbors"))?;
+            let truth = report::ids("--hdf5", &part("neighbors"))?;
             let auto = nearfield::Auto { k: args.k, ..nearfield::Auto::new(metric) };
             let spec = spec.of(&auto, &base)?;
             let stages = report::Stages::default();
@@ -265,7 +261,7 @@ impl Inputs {
         };
         let (index, searcher) = report::searcher(index, &args.device, args.load)?;
         let file = report::vectors("QUERIES", queries)?;
-        let truth = io::read_ids(truth)?;
+        let truth = report::ids("--truth", truth)?;
         let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
         Ok(Self { index, searcher, file, truth, base })
     }

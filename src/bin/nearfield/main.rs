@@ -18,7 +18,7 @@ mod tune;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::CliError;
 
@@ -29,7 +29,8 @@ use error::CliError;
 ///   nearfield build base.npy -o base.nf --spec "PCA,IVF,RRR,Refine(f16)" --metric cosine
 ///   nearfield search base.nf queries.npy -k 10
 ///
-/// Vector files: .npy (f32, f16, u8, i8), .fvecs .bvecs .ivecs, .fbin .u8bin .i8bin .ibin.
+/// Vector files: .npy, .fvecs .bvecs .ivecs, .fbin .u8bin .i8bin .ibin, .safetensors; .hdf5, .parquet and .arrow where it was
+/// installed with --features hdf5,arrow. A part of a file is named behind a colon: docs.parquet:embedding.
 /// Exit codes: 0 ok, 2 usage, 3 bad input, 4 device, 5 input/output.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, verbatim_doc_comment)]
@@ -67,7 +68,14 @@ enum Command {
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // `--n-probe -3` is a wrong number, not an unknown option.
+    let takes_numbers =
+        |command: clap::Command| command.mut_args(|argument| argument.allow_negative_numbers(true));
+    let matches = Cli::command().mut_subcommands(takes_numbers).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
     // An interrupt leaves no half file. Where no handler can be set, the system's own ends the process as well.
     let _ = ctrlc::set_handler(|| {
         nearfield::discard_unfinished(|| {

@@ -56,7 +56,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let params = SearchParams { n_probe: args.n_probe, n_rerank: args.n_rerank, ..SearchParams::new(args.k) };
     let on_cpu = plan.cpu_bytes(args.batch, params);
     let on_gpu = on_gpu(&plan, args.batch, params);
-    let base_bytes = inputs.base.n_bytes();
+    let input_bytes = inputs.n_bytes();
     if json {
         let stages: serde_json::Map<String, serde_json::Value> =
             plan.stages.iter().map(|time| (time.stage.to_owned(), json!(time.seconds))).collect();
@@ -65,7 +65,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
                 "spec": plan.spec.to_string(), "metric": plan.metric.to_string(), "n": plan.n, "d": plan.dim,
                 "index_bytes": plan.n_bytes, "build_s": plan.build_seconds(), "stages": stages,
                 "sample_rows": plan.n_sampled, "threads": rayon::current_num_threads(),
-                "build_bytes": plan.build_bytes, "base_bytes": base_bytes,
+                "build_bytes": plan.build_bytes, "input_bytes": input_bytes,
                 "batch": args.batch, "search_cpu_bytes": on_cpu, "search_gpu_bytes": on_gpu,
             })
             .to_string(),
@@ -86,29 +86,31 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         plan.n_bytes as f64 / plan.n as f64
     ))?;
     report::line(&format!(
-        "build          {:>10}   {threads} threads, measured on {} vectors: {}",
+        "build          {:>10}   {threads} threads, measured on {} vectors; saving on top: {}",
         report::duration(Duration::from_secs_f64(plan.build_seconds())),
         plan.n_sampled,
         report::stages(&plan.stages)
     ))?;
     report::line(&format!(
-        "  memory       {:>10}   and up to {} of BASE, which is mapped",
+        "  memory       {:>10}   beside the program and the files it reads, {}",
         report::bytes(plan.build_bytes),
-        report::bytes(base_bytes)
+        report::bytes(input_bytes)
     ))?;
+    let shown = |bytes: Option<u64>| {
+        bytes.map_or("too large".to_owned(), |bytes| {
+            report::bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
+        })
+    };
     report::line(&format!(
         "search, CPU    {:>10}   index and {} queries together, k = {}, {threads} threads",
-        report::bytes(on_cpu),
+        shown(on_cpu.map(|bytes| bytes as u64)),
         args.batch,
         args.k
     ))?;
-    match on_gpu {
-        Some(bytes) => report::line(&format!(
-            "search, GPU    {:>10}   of the device, for the same",
-            report::bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
-        )),
-        None => report::line("search, GPU             -   not so many at once, or not in this build"),
+    if cfg!(feature = "gpu") {
+        report::line(&format!("search, GPU    {:>10}   of the device, for the same", shown(on_gpu)))?;
     }
+    Ok(())
 }
 
 #[cfg(feature = "gpu")]

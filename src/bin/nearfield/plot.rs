@@ -17,7 +17,7 @@ use crate::{error::CliError, report};
 /// Draw curves of recall and speed from measured rows.
 ///
 /// Rows are JSON lines, as `nearfield eval --json` and benches/peers/beside.py print them; several files make one plot, with a
-/// curve for each index and device (or engine). Of each curve only points that no other of it beats in both are drawn.
+/// curve for each index and device (or engine), dashed where queries go in batches. Of each curve only points that no other of it beats in both are drawn.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files of JSON lines.
@@ -76,13 +76,27 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let inputs: Vec<&Path> = args.results.iter().map(PathBuf::as_path).collect();
     report::check_output("--output", &args.output, Some("svg"), &inputs)?;
     let mut rows = Vec::new();
+    let mut drawn_k = None;
     for path in &args.results {
         let text = fs::read_to_string(path)
             .map_err(|e| CliError::Io(format!("RESULTS: {}: {e}", path.display())))?;
         for (i, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-            let row: Value = serde_json::from_str(line).map_err(|e| {
-                CliError::Input(format!("RESULTS: {}, line {i}: expected JSON, got {e}", path.display()))
-            })?;
+            let unfit = |expected: &str, got: &dyn std::fmt::Display| {
+                let shown = path.display();
+                CliError::Input(format!("RESULTS: {shown}, line {i}: expected {expected}, got {got}"))
+            };
+            let mut row: Value = serde_json::from_str(line).map_err(|e| unfit("JSON", &e))?;
+            if row["recall"].as_f64().is_some_and(|recall| !(0.0..=1.0).contains(&recall)) {
+                return Err(unfit("a recall from 0 to 1", &row["recall"]));
+            }
+            let k = row["k"].as_u64().unwrap_or(10);
+            if *drawn_k.get_or_insert(k) != k {
+                let expected = format!("k = {}, as in the rows before", drawn_k.unwrap_or(k));
+                return Err(unfit(&expected, &k));
+            }
+            if row.is_object() {
+                row[FILE] = json!(path.file_stem().unwrap_or_default().to_string_lossy());
+            }
             rows.push(row);
         }
     }
@@ -97,8 +111,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             rows.len()
         )));
     }
-    let k = rows.iter().find_map(|row| row["k"].as_u64()).unwrap_or(10);
     let n = curves.len();
+    let k = drawn_k.unwrap_or(10);
     draw(&args.output, &curves, args.axes, k, args.title.as_deref().unwrap_or_default(), args.recall_from)?;
     if json {
         return report::line(&json!({ "curves": n, "rows": rows.len() }).to_string());
@@ -106,35 +120,23 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     report::line(&format!("{}: {n} curves of {} rows", args.output.display(), rows.len()))
 }
 
-/// Curves by label.
+/// Where a row keeps the name of its file.
+const FILE: &str = "file";
+
+/// Curves by label. Files that have the same label have a curve each, with their names.
 pub fn curves(rows: &[Value], axes: Axes) -> Curves {
-    let mut curves = Curves::new();
+    let mut by_file: BTreeMap<String, Curves> = BTreeMap::new();
     for row in rows {
-        let Some(recall) = row["recall"].as_f64() else { continue };
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let mut add = |label: String, speed: Option<f64>| {
-            let point = match axes {
-                Axes::Speed => speed.map(|speed| (recall, speed)),
-                Axes::Lists => row["n_probe"].as_f64().map(|lists| (lists, recall)),
-            };
-            if let Some((x, y)) = point.filter(|(x, y)| *x > 0.0 && *y > 0.0) {
-                curves.entry(label).or_default().push((x, y));
-            }
-        };
-        if row["engine"].is_string() {
-            add(text("engine"), row["qps_single"].as_f64());
-            if axes == Axes::Speed {
-                add(text("engine") + BATCHES, row["qps_batch"].as_f64());
-            }
-        } else {
-            let batch = row["batch"].as_u64().unwrap_or(1);
-            let device = text("device");
-            let way = if batch == 1 { String::new() } else { format!("{BATCHES} of {batch}") };
-            let label = match axes {
-                Axes::Speed => format!("{} on {device}{way}", text("spec")),
-                Axes::Lists => text("spec"),
-            };
-            add(label, row["qps"].as_f64());
+        for (label, point) in labelled(row, axes) {
+            let file = row[FILE].as_str().unwrap_or_default().to_owned();
+            by_file.entry(label).or_default().entry(file).or_default().push(point);
+        }
+    }
+    let mut curves = Curves::new();
+    for (label, files) in by_file {
+        let is_one = files.len() == 1;
+        for (file, points) in files {
+            curves.insert(if is_one { label.clone() } else { format!("{file}: {label}") }, points);
         }
     }
     for points in curves.values_mut() {
@@ -144,6 +146,36 @@ pub fn curves(rows: &[Value], axes: Axes) -> Curves {
         };
     }
     curves
+}
+
+/// The points of a row, each with the label of its curve.
+fn labelled(row: &Value, axes: Axes) -> Vec<(String, (f64, f64))> {
+    let Some(recall) = row["recall"].as_f64() else { return Vec::new() };
+    let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let mut speeds = Vec::new();
+    if row["engine"].is_string() {
+        speeds.push((text("engine"), row["qps_single"].as_f64()));
+        if axes == Axes::Speed {
+            speeds.push((text("engine") + BATCHES, row["qps_batch"].as_f64()));
+        }
+    } else {
+        let batch = row["batch"].as_u64().unwrap_or(1);
+        let device = text("device");
+        let way = if batch == 1 { String::new() } else { format!("{BATCHES} of {batch}") };
+        let label = match axes {
+            Axes::Speed => format!("{} on {device}{way}", text("spec")),
+            Axes::Lists => text("spec"),
+        };
+        speeds.push((label, row["qps"].as_f64()));
+    }
+    let points = speeds.into_iter().filter_map(|(label, speed)| {
+        let point = match axes {
+            Axes::Speed => (recall, speed?),
+            Axes::Lists => (row["n_probe"].as_f64()?, recall),
+        };
+        Some((label, point))
+    });
+    points.filter(|(_, (x, y))| *x > 0.0 && *y > 0.0).collect()
 }
 
 /// Points that no other beats in both, recall ascending.
@@ -215,7 +247,7 @@ fn fill(
     let (least, most) =
         seen.iter().map(other).fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
     if !least.is_finite() {
-        return Err(format!("expected points of recall {recall_from} or more, got none"));
+        return Err(format!("expected points of recall {recall_from} or more (--recall-from), got none"));
     }
     let mut builder = ChartBuilder::on(area);
     builder.margin(14).x_label_area_size(44).y_label_area_size(78);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::Array2;
 use nearfield::{
     DeviceError, Effort, Index, Metric, OpenError, Progress, SearchParams, Searcher, StageTime,
     eval::Recall,
@@ -161,11 +162,21 @@ pub fn check_output(
 
 /// Opens vectors and names the argument in the error.
 pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
-    VectorFile::open(path).map_err(|e| match CliError::from(e) {
+    VectorFile::open(path).map_err(|e| of(argument, e.into()))
+}
+
+/// Reads ids and names the argument in the error.
+pub fn ids(argument: &str, path: &Path) -> Result<Array2<u64>, CliError> {
+    io::read_ids(path).map_err(|e| of(argument, e.into()))
+}
+
+/// An error of a file, with the argument that named it.
+fn of(argument: &str, error: CliError) -> CliError {
+    match error {
         CliError::Io(text) => CliError::Io(format!("{argument}: {text}")),
         CliError::Input(text) => CliError::Input(format!("{argument}: {text}")),
         other => other,
-    })
+    }
 }
 
 /// Names the index file in the error.

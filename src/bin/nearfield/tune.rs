@@ -6,7 +6,7 @@ use ndarray::Array2;
 use nearfield::{
     Index, Metric, NO_ID, Searcher, Tuner, Tuning, Vectors,
     eval::{self, Recall},
-    io, tune,
+    tune,
 };
 use serde_json::json;
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// reduction); bytes would judge themselves.
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Ids of the rows of --base, as given to `build`; row numbers if not given.
+    #[arg(long, requires = "base")]
+    ids: Option<PathBuf>,
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
     k: usize,
@@ -47,6 +50,9 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
+/// Queries by which recall is hardly known.
+const FEW: usize = 100;
+
 /// Rows that stand in for queries, at most.
 const SAMPLE: usize = 1000;
 
@@ -57,9 +63,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     inputs.extend(args.queries.as_deref());
     inputs.extend(args.truth.as_deref());
     inputs.extend(args.base.as_deref());
+    inputs.extend(args.ids.as_deref());
     report::check_output("--output", output, None, &inputs)?;
     let since = Instant::now();
     let (index, searcher) = report::searcher(&args.index, &args.device, false)?;
+    if index.len() == 1 {
+        return Err(CliError::Input("INDEX: expected two points or more to tune for, got one".to_owned()));
+    }
     if args.k == 0 || args.k >= index.len() {
         let expected = format!("1 to {}, fewer than the index has points", index.len() - 1);
         return Err(CliError::Input(format!("-k: expected {expected}, got {}", args.k)));
@@ -67,8 +77,20 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let sample = Sample::new(args, &index, &searcher)?;
     let view = sample.queries.view();
     let recall = Recall::new(&index, &view, sample.truth.view(), args.k)?;
+    if args.base.is_some() && args.truth.is_none() && recall.out_of_order().is_some_and(|share| share > 0.5) {
+        let expected = "expected the vectors the index was built from, in the order of its ids (--ids)";
+        return Err(CliError::Input(format!(
+            "--base: {expected}, but the index holds others under these ids"
+        )));
+    }
     report::doubt_truth(&recall, index.metric());
     let n = sample.queries.nrows();
+    if n < FEW {
+        eprintln!(
+            "QUERIES: {n} given, recall is then known to {:.2} or so; give some hundred",
+            0.5 / (n as f64).sqrt()
+        );
+    }
     let tuner = Tuner {
         searcher: &searcher,
         index: &index,
@@ -85,6 +107,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         // How far the recall has come: most of the time goes into the last hundredth.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
         bar.set_position((1000.0 * (1.0 - (1.0 - point.recall).sqrt())) as u64);
+        true
     })?;
     bar.finish_and_clear();
     index.with_tuning(tuning.clone()).save(output)?;
@@ -104,16 +127,26 @@ impl Sample {
         let given = args.queries.as_deref().map(|path| report::vectors("QUERIES", path)).transpose()?;
         let queries = given.as_ref().map(|file| rows_of(file, 0..file.n_rows()));
         if let (Some(queries), Some(truth)) = (&queries, &args.truth) {
-            let truth = io::read_ids(truth)?;
+            let truth = report::ids("--truth", truth)?;
             return Ok(Self { queries: queries.clone(), truth, own: None });
         }
         let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
+        let names = args.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+        let (n, d) = (index.len(), index.dim());
+        if let Some(names) = &names
+            && names.dim() != (n, 1)
+        {
+            return Err(CliError::Input(format!("--ids: expected shape ({n}, 1), got {:?}", names.dim())));
+        }
         match &base {
-            Some(base) if base.n_rows() != index.len() => {
-                let (n, got) = (index.len(), base.n_rows());
-                Err(CliError::Input(format!("--base: expected the {n} vectors of the index, got {got}")))
+            Some(base) if (base.n_rows(), base.dim()) != (n, d) => {
+                let got = format!("{} × {}", base.n_rows(), base.dim());
+                Err(CliError::Input(format!("--base: expected the {n} × {d} vectors of the index, got {got}")))
             }
-            Some(base) => Self::among(base, |row| row as u64, queries, args.k, index.metric(), searcher),
+            Some(base) => {
+                let id_of = |row| names.as_ref().map_or(row as u64, |names| names[[row, 0]]);
+                Self::among(base, id_of, queries, args.k, index.metric(), searcher)
+            }
             None => match index.rows() {
                 Some(rows) => {
                     Self::among(&rows, |row| rows.id(row), queries, args.k, index.metric(), searcher)

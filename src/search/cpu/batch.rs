@@ -82,7 +82,7 @@ pub(in crate::search) fn search<V: Vectors>(
 /// Queries in a piece of `n` on some threads: equal pieces, as many rounds of the threads as it takes, none larger than what
 /// goes through the stages together.
 pub(in crate::search) fn piece_rows(n: usize, threads: usize) -> usize {
-    n.div_ceil(threads * n.div_ceil(threads * BATCH)).max(1)
+    n.div_ceil(threads * n.div_ceil(threads * BATCH).max(1)).max(1)
 }
 
 /// Bytes that a query on its way holds: candidates; probes, in their slot and in their list's group; the query as given, as
