@@ -25,7 +25,7 @@ use crate::{
 /// Lists that a sample has, at least, where there are as many.
 const SAMPLE_LISTS: usize = 8;
 
-/// Sample builds: the faster time of a stage counts, for what else a machine does only ever adds to it.
+/// Times that each sample is built: the faster time of a stage counts, for what else a machine does only ever adds to it.
 const SAMPLES: usize = 2;
 
 /// Time of an f32 product of the reduction, in int8 products of the partition. (Fitted to 28 partitions of three sets into 32
@@ -113,16 +113,24 @@ impl IndexBuilder<'_> {
         let ListSizes { n_lists, n_copies, .. } = contents.sizes();
         let all = Load { n, t, n_lists: n_lists.unwrap_or(1), d, s: contents.s() };
         let part = all.sample(n_copies);
-        let sample_spec = spec.with_lists(part.n_lists);
         let mut rng = generator(self.seed, "plan");
         let rows = Rows { vectors: &base, rows: sample(&mut rng, n, part.n) };
         let queries = self
             .train_queries
             .map(|vectors| Rows { vectors, rows: sample(&mut rng, vectors.n_rows(), part.t) });
-        let mut best: Vec<StageTime> = Vec::new();
+        // Lists as full as they will be, and then as many, which decides how long points take to find theirs.
+        let many = Load { n_lists: all.n_lists.min(part.n), ..part };
+        let crowded = IndexSpec { scorer: ScorerSpec::Sq8, refine: None, ..spec.with_lists(many.n_lists) };
+        let samples = [(false, part, spec.with_lists(part.n_lists)), (true, many, crowded)];
+        let mut stages: Vec<StageTime> = Vec::new();
         let mut sizes = Vec::new();
-        for done in 0..SAMPLES {
-            self.tell(Progress { stage: "samples", done: done as u64, total: SAMPLES as u64 });
+        for (done, (is_crowded, load, sample_spec)) in
+            samples.into_iter().cycle().take(2 * SAMPLES).enumerate()
+        {
+            self.tell(Progress { stage: "samples", done: done as u64, total: 2 * SAMPLES as u64 });
+            if is_crowded && spec.ivf.is_none() {
+                continue;
+            }
             let mut builder = Index::builder(sample_spec).metric(metric).seed(self.seed);
             if let Some(flag) = self.cancel {
                 builder = builder.cancel(flag);
@@ -131,16 +139,19 @@ impl IndexBuilder<'_> {
                 builder = builder.train_queries(queries);
             }
             let (index, times) = builder.build_timed(&rows)?;
-            sizes = index.list_sizes();
-            for time in times {
-                match best.iter_mut().find(|best| best.stage == time.stage) {
-                    Some(best) => best.seconds = best.seconds.min(time.seconds),
-                    None => best.push(time),
+            if !is_crowded {
+                sizes = index.list_sizes();
+            }
+            for StageTime { stage, seconds } in times {
+                if is_crowded != matches!(stage, "partition" | "copies") {
+                    continue;
+                }
+                let seconds = seconds * all.of(stage, &spec) / load.of(stage, &spec);
+                match stages.iter_mut().find(|best| best.stage == stage) {
+                    Some(best) => best.seconds = best.seconds.min(seconds),
+                    None => stages.push(StageTime { stage, seconds }),
                 }
             }
-        }
-        for time in &mut best {
-            time.seconds *= all.of(time.stage, &spec) / part.of(time.stage, &spec);
         }
         let list_sizes = stretch(&sizes, all.n_lists, contents.sizes().n_positions());
         let decls = contents.declare(list_sizes.iter().copied());
@@ -151,7 +162,7 @@ impl IndexBuilder<'_> {
             scorer_bytes: bytes.scorer,
             #[cfg(feature = "gpu")]
             gpu_bytes: bytes.on_gpu(&contents),
-            stages: best,
+            stages,
             n_sampled: part.n,
             list_sizes,
             spec,
@@ -288,10 +299,12 @@ impl Bytes {
             _ => 0,
         };
         let held = if reduces { points + visitors + near + centroids } else { 0 };
-        // A list's points, four times over, and both factors' products with them, on every thread.
+        // The points of a list, five times over, on every thread, of which not all are at their fullest at once.
+        let mut largest = list_sizes.to_vec();
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        let others: usize = largest.iter().take(threads).skip(1).sum();
         let fitted = RrrShape::of(spec, d, contents.metric).map_or(0, |shape| {
-            let largest = list_sizes.iter().max().map_or(0, |&most| most);
-            4 * largest * (5 * s + 2 * shape.rank) * threads.min(n_lists)
+            4 * (5 * s + 2 * shape.rank) * (largest.first().copied().unwrap_or_default() + others / 2)
         });
         let scorer = held + arrangement + trained + fitted + self.all - self.refine;
         let rows = arrangement + self.all;
