@@ -143,13 +143,14 @@ impl IndexBuilder<'_> {
                 sizes = index.list_sizes();
             }
             for StageTime { stage, seconds } in times {
-                if is_crowded != matches!(stage, "partition" | "copies") {
-                    continue;
-                }
+                let finds_lists = matches!(stage, "partition" | "copies");
                 let seconds = seconds * all.of(stage, &spec) / load.of(stage, &spec);
+                let seconds = if finds_lists == is_crowded { seconds } else { f64::INFINITY };
                 match stages.iter_mut().find(|best| best.stage == stage) {
                     Some(best) => best.seconds = best.seconds.min(seconds),
-                    None => stages.push(StageTime { stage, seconds }),
+                    // The first sample has the stages of all vectors, in their order.
+                    None if !is_crowded => stages.push(StageTime { stage, seconds }),
+                    None => {}
                 }
             }
         }
