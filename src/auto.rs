@@ -14,7 +14,7 @@ use crate::{
     index::Index,
     metric::Metric,
     search::SearchError,
-    spec::{AxesDtype, IndexSpec, IvfSpec, Milli, RowDtype, SpecError, SpillSpec, TransformSpec},
+    spec::{AxesDtype, IndexSpec, IvfSpec, Milli, RANK_STEP, RowDtype, SpecError, SpillSpec, TransformSpec},
     train::{generator, sample},
     tune::{OperatingPoint, Tuner},
     vectors::{Rows, Vectors},
@@ -216,9 +216,11 @@ fn scorers(n: usize, d: usize, metric: Metric) -> Vec<String> {
     };
     // Reduced dimensions carry more each: two a code of a dimension as given, three of a reduced one.
     let codes = if reduce.is_empty() { s.div_ceil(2) } else { s.div_ceil(3) };
+    // As much rank as there are dimensions for; below 16 there is none, and no such candidate.
+    let rank = |wanted: usize| wanted.min(s / RANK_STEP * RANK_STEP).max(RANK_STEP);
     let mut specs = vec![
-        format!("{reduce}IVF,RRR32,Refine(f16)"),
-        format!("{reduce}IVF{soar},RRR64x4,Refine(f16)"),
+        format!("{reduce}IVF,RRR{},Refine(f16)", rank(32)),
+        format!("{reduce}IVF{soar},RRR{}x4,Refine(f16)", rank(64)),
         format!("{reduce}IVF{soar},{pq}{codes}x4,Refine(f16)"),
         format!("{reduce}IVF,SQ8,Refine(f16)"),
     ];
