@@ -83,8 +83,9 @@ fn files_are_as_large_as_planned() {
 fn builds_take_as_long_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    // Without lists of tens of thousands of points, which a cache that holds those of a sample does not hold.
-    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE[..4])] {
+    // Without what takes hundredths of a second, mostly the system's, and without lists of tens of thousands of points, which a
+    // cache that holds those of a sample does not hold.
+    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE[..3])] {
         for spec in specs {
             // Whatever else the machine does at the time is not in the plan: the median of three counts, or of seven.
             let mut ratios: Vec<f64> = Vec::new();
