@@ -1,9 +1,10 @@
 //! Choosing a specification by trying: what is fastest on a sample at the recall wanted.
 //!
 //! Scorers are tried first, with sizes that suit most data; then the sizes of the best one, and of a second that comes close,
-//! are changed one at a time, and what is faster is kept. A sample has lists as full as all vectors will have them, so that scoring a list costs what it
-//! will cost; there are fewer lists to choose from, which all candidates share. Queries are rows held out of the sample, or
-//! training queries where there are any: then those decide, and with them what suits queries of another kind.
+//! are changed one at a time, and what is faster is kept. A sample has lists as full as all vectors will have them, so that
+//! scoring a list costs what it will cost; there are fewer lists to choose from, which all candidates share. Queries are rows
+//! held out of the sample, or training queries where there are any: then those decide, and with them what suits queries of
+//! another kind.
 
 use ndarray::{Array2, s};
 
@@ -64,7 +65,7 @@ pub struct Trial {
     pub n_sampled: usize,
     /// Queries it was tried with.
     pub n_queries: usize,
-    /// Its best recall, or the one wanted if that is more.
+    /// The recall wanted, or its best where that is less.
     pub recall: f64,
     /// Queries a second at that recall, between the efforts measured.
     pub qps: f64,
@@ -143,10 +144,7 @@ impl Auto<'_> {
         let mut attempt = |spec: IndexSpec, trials: &mut Vec<Trial>| -> Result<bool, AutoError> {
             // Not every candidate suits every shape.
             let Ok(spec) = spec.resolve(n, d) else { return Ok(false) };
-            if trials.iter().any(|trial| trial.spec == spec) {
-                return Ok(false);
-            }
-            if !goes_on {
+            if !goes_on || trials.iter().any(|trial| trial.spec == spec) {
                 return Ok(false);
             }
             let trial = bench.measure(spec)?;
@@ -286,7 +284,7 @@ impl<'a, V: Vectors> Bench<'a, V> {
         let mut rng = generator(auto.seed, "auto");
         let held_out = if auto.train_queries.is_some() { 0 } else { QUERIES.min(n / 10).max(1) };
         let chosen = sample(&mut rng, n, (sampled(n) + held_out).min(n));
-        // Every so-manieth row, so that both parts come from all over.
+        // Queries evenly among the rows, so that both come from all over.
         let (mut rows, mut asked) = (Vec::new(), Vec::new());
         for (i, row) in chosen.iter().enumerate() {
             let is_query = (i + 1) * held_out / chosen.len() > i * held_out / chosen.len();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ndarray::Array2;
-use support::{embedded, made};
+use support::{embedded, made, write_fbin};
 
 struct Folder(tempfile::TempDir);
 
@@ -27,18 +27,18 @@ impl Folder {
     /// Writes vectors as .fbin and returns the path.
     fn vectors(&self, name: &str, x: &Array2<f32>) -> PathBuf {
         let path = self.path(name);
-        let mut bytes = Vec::new();
-        for n in [x.nrows(), x.ncols()] {
-            bytes.extend(u32::try_from(n).unwrap().to_le_bytes());
-        }
-        bytes.extend(x.iter().flat_map(|v| v.to_le_bytes()));
-        fs::write(&path, bytes).unwrap();
+        write_fbin(&path, x);
         path
     }
 }
 
 fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nearfield")).args(arguments).output().unwrap()
+}
+
+/// Builds an index of a file.
+fn build(base: &Path, index: &Path, spec: &str, metric: &str) {
+    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &metric, &"--json"]);
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -144,17 +144,7 @@ fn every_device_writes_the_same_ids() {
     let base = folder.vectors("base.fbin", &made(400, 20, 1));
     let queries = folder.vectors("queries.fbin", &made(30, 20, 2));
     let index = folder.path("index.nf");
-    json(&[
-        &"build",
-        &base,
-        &"-o",
-        &index,
-        &"--spec",
-        &"PCA16,IVF8,RRR16,Refine(f32)",
-        &"--metric",
-        &"ip",
-        &"--json",
-    ]);
+    build(&base, &index, "PCA16,IVF8,RRR16,Refine(f32)", "ip");
     let mut files = Vec::new();
     let tokens = nearfield::Simd::available().into_iter().map(|t| format!("cpu:{}", t.name()));
     for device in tokens.chain(["auto".into(), "cpu".into(), "reference".into()]) {
@@ -188,7 +178,7 @@ fn a_tuned_index_takes_a_recall() {
     let (index, truth) = (folder.path("words.nf"), folder.path("truth.npy"));
     let (base, queries) = (embedded("base.i8bin"), embedded("query.i8bin"));
     let spec = "PCA128x8,IVF128(soar),RRR32,Refine(f16)";
-    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &"cosine", &"--json"]);
+    build(&base, &index, spec, "cosine");
     let saved = fs::read(&index).unwrap();
     fails(3, &["not tuned", "nearfield tune"], &[&"search", &index, &queries, &"--recall", &"0.9"]);
     // Without queries the rows stored in the index stand in.
@@ -260,17 +250,7 @@ fn truth_of_another_metric_is_doubted() {
     let base = folder.vectors("base.fbin", &made(600, 20, 1));
     let queries = folder.vectors("queries.fbin", &made(50, 20, 2));
     let (index, truth) = (folder.path("index.nf"), folder.path("truth.npy"));
-    json(&[
-        &"build",
-        &base,
-        &"-o",
-        &index,
-        &"--spec",
-        &"IVF8,RRR16,Refine(f16)",
-        &"--metric",
-        &"l2",
-        &"--json",
-    ]);
+    build(&base, &index, "IVF8,RRR16,Refine(f16)", "l2");
     for (metric, is_doubted) in [("l2", false), ("ip", true)] {
         let output = run(&[&"truth", &base, &queries, &"-k", &"10", &"--metric", &metric, &"-o", &truth]);
         assert!(output.status.success());
@@ -350,7 +330,7 @@ fn a_tuned_index_may_have_ids_of_its_own() {
     fails(3, &["--base", "1500 × 20", "1500 × 19"], &[&"tune", &index, &"--base", &narrow]);
     // Rows in bytes do not judge themselves.
     let spec = "IVF8,RRR16,Refine(sq8)";
-    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &"l2", &"--json"]);
+    build(&base, &index, spec, "l2");
     fails(2, &["--base", "rows in bytes"], &[&"tune", &index]);
     let one = folder.vectors("one.fbin", &made(1, 20, 1));
     let output = run(&[&"tune", &index, &one, &"--base", &base, &"-o", &tuned]);
@@ -374,7 +354,7 @@ fn tuning_wants_something_to_compare_with() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(400, 20, 1));
     let index = folder.path("index.nf");
-    json(&[&"build", &base, &"-o", &index, &"--spec", &"IVF8,RRR16", &"--metric", &"l2", &"--json"]);
+    build(&base, &index, "IVF8,RRR16", "l2");
     fails(2, &["--base", "stores no rows"], &[&"tune", &index]);
     fails(3, &["-k", "399", "400"], &[&"tune", &index, &"--base", &base, &"-k", &"400"]);
     let half = folder.vectors("half.fbin", &made(200, 20, 1));
@@ -441,17 +421,7 @@ fn mistakes_are_named() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(60, 20, 1));
     let index = folder.path("index.nf");
-    json(&[
-        &"build",
-        &base,
-        &"-o",
-        &index,
-        &"--spec",
-        &"IVF4,SQ8,Refine(f32)",
-        &"--metric",
-        &"l2",
-        &"--json",
-    ]);
+    build(&base, &index, "IVF4,SQ8,Refine(f32)", "l2");
     let before = fs::read(&index).unwrap();
 
     let mut bad = made(60, 20, 1);
@@ -627,7 +597,7 @@ fn vector_files_of_every_format_agree() {
     for (name, contents) in files {
         let (path, index) = (folder.path(name), folder.path("index.nf"));
         fs::write(&path, &contents).unwrap();
-        json(&[&"build", &path, &"-o", &index, &"--spec", &"IVF4,Flat", &"--metric", &"l2", &"--json"]);
+        build(&path, &index, "IVF4,Flat", "l2");
         indexes.push(fs::read(&index).unwrap());
         for cut in [0, 1, 5, 9, 60, contents.len() - 1] {
             fs::write(&path, &contents[..cut.min(contents.len() - 1)]).unwrap();
@@ -674,7 +644,7 @@ fn bench_puts_devices_side_by_side() {
     fails(2, &["--batch"], &[&"bench", &"--batch", &"0"]);
     fails(4, &["tpu"], &[&"bench", &"--device", &"cpu,tpu"]);
     let index = folder.path("index.nf");
-    json(&[&"build", &base, &"-o", &index, &"--spec", &"Flat", &"--metric", &"l2", &"--json"]);
+    build(&base, &index, "Flat", "l2");
     fails(3, &["BASE", "500", "30"], &[&"bench", &queries, &queries, &"--index", &index]);
     fails(2, &["--spec"], &[&"bench", &base, &queries, &"--index", &index, &"--spec", &"Flat"]);
     let ids = folder.path("ids.npy");
@@ -690,17 +660,7 @@ fn gpus_are_listed_and_searched() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(500, 20, 1));
     let index = folder.path("index.nf");
-    json(&[
-        &"build",
-        &base,
-        &"-o",
-        &index,
-        &"--spec",
-        &"IVF8,RRR16,Refine(f16)",
-        &"--metric",
-        &"l2",
-        &"--json",
-    ]);
+    build(&base, &index, "IVF8,RRR16,Refine(f16)", "l2");
     let listed = json(&[&"devices", &"--json"]);
     let device = listed[0]["gpus"][0]["device"].as_str().unwrap().to_owned();
     assert_eq!(device, format!("gpu:{name}"));

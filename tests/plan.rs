@@ -13,7 +13,7 @@ use std::{
 
 use ndarray::Array2;
 use nearfield::{Index, Metric, Plan, Vectors};
-use support::{embedded, embedded_array, made};
+use support::{embedded, embedded_array, made, write_fbin};
 
 /// What is estimated may be off by a quarter.
 const OFF: f64 = 0.25;
@@ -57,12 +57,7 @@ fn json(arguments: &[&str], base: &Path) -> serde_json::Value {
 /// A file of vectors, as .fbin.
 fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
     let path = folder.join(name);
-    let mut bytes = Vec::new();
-    for n in [x.nrows(), x.ncols()] {
-        bytes.extend(u32::try_from(n).unwrap().to_le_bytes());
-    }
-    bytes.extend(x.iter().flat_map(|v| v.to_le_bytes()));
-    fs::write(&path, bytes).unwrap();
+    write_fbin(&path, x);
     path
 }
 

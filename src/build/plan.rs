@@ -3,8 +3,9 @@
 //! - The **file** is laid out like a real one; only the lists' sizes are taken from a sample, and they decide no more than
 //!   how much padding there is.
 //! - **Memory** follows from what the build holds at its fullest stages.
-//! - **Time** is measured: a sample of the rows is built with lists as full as they will be, and each stage's seconds are
-//!   scaled by the operations that it takes on all rows.
+//! - **Time** is measured: samples of the rows are built, with lists as full as they will be and then with as many as there
+//!   will be (which decides how long points take to find theirs), and each stage's seconds are scaled by the operations that
+//!   it takes on all rows.
 
 use super::{BuildError, Contents, IndexBuilder, Progress, REDUCTION_QUERIES, StageTime};
 use crate::{

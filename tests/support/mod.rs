@@ -118,6 +118,16 @@ pub fn embedded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/wordnet").join(name)
 }
 
+/// Writes vectors as .fbin.
+pub fn write_fbin(path: &Path, x: &Array2<f32>) {
+    let mut bytes = Vec::new();
+    for n in [x.nrows(), x.ncols()] {
+        bytes.extend(u32::try_from(n).unwrap().to_le_bytes());
+    }
+    bytes.extend(x.iter().flat_map(|v| v.to_le_bytes()));
+    std::fs::write(path, bytes).unwrap();
+}
+
 pub fn embedded_array(name: &str) -> Array2<f32> {
     let file = VectorFile::open(embedded(name)).unwrap();
     let mut out = Array2::zeros((file.n_rows(), file.dim()));

@@ -14,8 +14,8 @@ use crate::{
 /// Say what an index would take, without building it.
 ///
 /// The file's size and the memory follow from the specification; the program itself takes some 10 MB more. The time is
-/// measured: an eighth of the vectors (at least 16 384, at most 65 536) is built twice, and the seconds are scaled to all of
-/// them, stage by stage; saving comes on top. Expect the numbers within a quarter of what then happens.
+/// measured: samples of an eighth of the vectors (at least 16 384, at most 65 536) are built, and their seconds scaled to
+/// all vectors, stage by stage; saving comes on top. Expect the numbers within a quarter of what then happens.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
