@@ -241,8 +241,9 @@ const CHANGES: [Change; 8] = [
     |spec, _, is_foreign| if is_foreign { copies(spec, 3) } else { None },
     |spec, _, _| spec.refine.map(|_| IndexSpec { refine: Some(RowDtype::Sq8), ..spec }),
     |spec, _, _| match spec.transform {
-        Some(TransformSpec::Pca { dims, dtype: AxesDtype::Int8 }) => {
-            Some(IndexSpec { transform: Some(TransformSpec::Pca { dims, dtype: AxesDtype::F16 }), ..spec })
+        Some(TransformSpec::Linear { map, dims, dtype: AxesDtype::Int8 }) => {
+            let transform = TransformSpec::Linear { map, dims, dtype: AxesDtype::F16 };
+            Some(IndexSpec { transform: Some(transform), ..spec })
         }
         _ => None,
     },
@@ -253,9 +254,9 @@ fn times_lists(spec: IndexSpec, up: usize, down: usize) -> Option<IndexSpec> {
 }
 
 fn reduced(spec: IndexSpec, d: usize, up: usize, down: usize) -> Option<IndexSpec> {
-    let TransformSpec::Pca { dims, dtype } = spec.transform?;
-    let dims = Some((dims? * up / down).next_multiple_of(16).min(d));
-    Some(IndexSpec { transform: Some(TransformSpec::Pca { dims, dtype }), ..spec })
+    let transform = spec.transform?;
+    let dims = (transform.dims()? * up / down).next_multiple_of(16).min(d);
+    Some(IndexSpec { transform: Some(transform.with_dims(dims)), ..spec })
 }
 
 /// So many copies, or none where there are as many.

@@ -11,14 +11,14 @@ use crate::{
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     search::Searcher,
-    spec::{IndexSpec, RowDtype, TransformSpec},
+    spec::{IndexSpec, RowDtype},
     stage::{
         router::Router,
         scorer::{
             Pq, Rrr, Scorer, pq,
             rrr::{self, RrrShape},
         },
-        transform::Pca,
+        transform::Transform,
     },
     tune::{self, Tuning},
     vectors::Vectors,
@@ -50,7 +50,7 @@ pub(crate) struct Model {
     pub dim: usize,
     pub seed: u64,
     pub lists: Lists,
-    pub transform: Option<Pca>,
+    pub transform: Option<Transform>,
     pub router: Option<Router>,
     pub scorer: Scorer,
     pub refine: Option<RowStore>,
@@ -130,8 +130,7 @@ impl Index {
         let lists = Lists::open(&image, sizes)?;
         let tunings = tune::parse(image.metadata(tune::KEY), lists.len(), n)
             .ok_or_else(|| unfit(tune::KEY, "operating points of this index, as JSON".to_owned()))?;
-        let transform =
-            spec.transform.map(|TransformSpec::Pca { dtype, .. }| Pca::open(&image, dim, s, dtype));
+        let transform = spec.transform.map(|transform| Transform::open(&image, transform, metric, dim, s));
         let transform = transform.transpose()?;
         let router = n_lists.map(|l| Router::open(&image, l, s, metric)).transpose()?;
         let scorer = if let Some(shape) = RrrShape::of(&spec, dim, metric) {

@@ -67,9 +67,13 @@ pub use profile::{KernelTime, Profile, Roof};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};
 pub use simd::Simd;
 pub use spec::{
-    AxesDtype, Bits, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, SpillSpec, TransformSpec,
+    AxesDtype, Bits, CntSizes, IndexSpec, IvfSpec, LinearMap, Milli, RowDtype, ScorerSpec, SpecError,
+    SpillSpec, TransformSpec,
 };
 pub use topk::NO_ID;
-pub use train::score_aware::{eta, eta_limit};
+pub use train::{
+    inrp::{CheckpointError, Training},
+    score_aware::{eta, eta_limit},
+};
 pub use tune::{Choice, OperatingPoint, Tuner, Tuning};
 pub use vectors::{VectorError, Vectors};

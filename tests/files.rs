@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use ndarray::Array2;
 use nearfield::{Device, Index, Metric, OpenError, SearchParams};
 use proptest::prelude::*;
-use support::{METRICS, SPECS, build, made, search};
+use support::{METRICS, NETWORKS, SPECS, build, made, search, v1};
 
 #[test]
 fn a_saved_index_answers_as_before() {
@@ -288,12 +288,11 @@ fn copies_that_cannot_be_are_refused() {
 /// `BLESS=1 cargo test --test files` writes those that do not exist.
 #[test]
 fn files_of_version_1_open() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1");
     let (base, queries) = (made(120, 20, 1), made(5, 20, 2));
-    for spec in SPECS {
+    for spec in SPECS.into_iter().chain(NETWORKS) {
         for metric in METRICS {
-            let name = format!("{}-{metric}", spec.replace(',', "-").replace(['(', ')'], ""));
-            let (file, answers) = (folder.join(format!("{name}.nf")), folder.join(format!("{name}.npy")));
+            let file = v1(spec, metric);
+            let (name, answers) = (file.display(), file.with_extension("npy"));
             let params = SearchParams::new(5).n_probe(2).n_rerank(20);
             if !file.exists() && std::env::var("BLESS").is_ok() {
                 let index = build(spec, metric, base.view());

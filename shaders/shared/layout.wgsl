@@ -34,6 +34,66 @@ struct AxesParams {
     n_places: u32,
 }
 
+struct LayerParams {
+    grid_width: u32,
+    n_rows: u32,
+    depth: u32,
+    width: u32,
+    x_from: u32,
+    x_group: u32,
+    x_stride: u32,
+    x_token: u32,
+    y_from: u32,
+    y_group: u32,
+    y_stride: u32,
+    y_token: u32,
+    y_width: u32,
+    column_tiles: u32,
+    weights_at: u32,
+    biases_at: u32,
+    centre_at: u32,
+    is_first: u32,
+    is_gated: u32,
+    adds: u32,
+    scale: f32,
+    inverse: f32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
+struct TokenParams {
+    grid_width: u32,
+    n_rows: u32,
+    s: u32,
+    stride: u32,
+    token_at: u32,
+    gate_at: u32,
+    shift_at: u32,
+    is_first: u32,
+}
+
+struct AttendParams {
+    grid_width: u32,
+    n_rows: u32,
+    each: u32,
+    n_tokens: u32,
+    n_heads: u32,
+    key: u32,
+    s: u32,
+    factor: f32,
+}
+
+struct RescaleParams {
+    grid_width: u32,
+    n_rows: u32,
+    d: u32,
+    s: u32,
+    x_stride: u32,
+    y_stride: u32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
 struct QuantiseParams {
     grid_width: u32,
     n_rows: u32,

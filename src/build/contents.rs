@@ -8,11 +8,11 @@ use crate::{
     lists::{ListSizes, Lists},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
-    spec::{IndexSpec, TransformSpec},
+    spec::IndexSpec,
     stage::{
         router::Router,
         scorer::{Pq, rrr::RrrShape},
-        transform::Pca,
+        transform::Transform,
     },
 };
 
@@ -46,8 +46,8 @@ impl Contents {
     pub fn declare(&self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
         let (sizes, s) = (self.sizes(), self.s());
         let mut decls = Lists::declare(sizes, self.plain_ids, self.wide_ids);
-        if let Some(TransformSpec::Pca { dtype, .. }) = self.spec.transform {
-            decls.extend(Pca::declare(self.d, s, dtype));
+        if let Some(transform) = self.spec.transform {
+            decls.extend(Transform::declare(transform, self.d, s));
         }
         if let Some(n_lists) = sizes.n_lists {
             decls.extend(Router::declare(n_lists, s, self.metric));

@@ -37,20 +37,17 @@ use crate::{
             pq,
             rrr::{self, RrrShape},
         },
-        transform::{self, TrainedPca},
+        transform::train::{self as transform, TrainError, Trained},
     },
     topk::NO_ID,
     train::{
-        generator,
+        ReadRows, generator,
+        inrp::{CheckpointError, Training},
         kmeans::{self, Objective},
-        linalg, sample,
         score_aware::ScoreAware,
     },
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
-
-/// Queries that the reduction is trained on, at most, as in LoRANN: 16 384 rows fix a second moment.
-const REDUCTION_QUERIES: usize = 16_384;
 
 /// What vectors are called in errors.
 const VECTORS: &str = "vectors";
@@ -104,6 +101,14 @@ pub enum BuildError {
         /// Rows, times the lists that hold each.
         got: usize,
     },
+    /// The checkpoint of a training cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// This build of the crate has nothing to train a network with.
+    #[error(
+        "CNT: expected nearfield built with the feature `neural`, which trains it (searching needs none)"
+    )]
+    NoNeural,
     /// No memory for the index.
     #[error("cannot reserve memory for the index: {0}")]
     Memory(#[from] std::io::Error),
@@ -167,6 +172,7 @@ pub struct IndexBuilder<'a> {
     train_queries: Option<&'a dyn Vectors>,
     progress: Option<&'a Callback<'a>>,
     cancel: Option<&'a AtomicBool>,
+    training: Training,
     clock: Mutex<Clock>,
 }
 
@@ -180,6 +186,7 @@ impl IndexBuilder<'static> {
             train_queries: None,
             progress: None,
             cancel: None,
+            training: Training::default(),
             clock: Mutex::default(),
         }
     }
@@ -229,6 +236,13 @@ impl<'a> IndexBuilder<'a> {
         self
     }
 
+    /// How `LIN` and `CNT` are trained.
+    #[must_use]
+    pub fn training(mut self, training: Training) -> Self {
+        self.training = training;
+        self
+    }
+
     /// Builds the index on rayon's current thread pool.
     ///
     /// # Errors
@@ -253,26 +267,13 @@ impl<'a> IndexBuilder<'a> {
         let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
         let base = Source { vectors: &base, metric: self.metric, what: VECTORS };
 
-        let pca = spec.transform.map(|TransformSpec::Pca { dims, dtype }| {
-            self.report("transform", 0, 1);
-            let mut rng = generator(self.seed, "transform");
-            let source: &dyn ReadRows = match &queries {
-                Some(queries) => queries,
-                None => &base,
-            };
-            let rows = sample(&mut rng, source.n_rows(), REDUCTION_QUERIES);
-            let chosen = source.gather(&rows);
-            let pca = transform::train(&chosen, d, dims.unwrap_or(d), dtype, &mut rng);
-            self.report("transform", 1, 1);
-            pca
-        });
+        let transform = spec.transform.map(|spec| self.find(spec, &base, queries.as_ref())).transpose()?;
         let s = spec.scored_dims(d);
-        self.go_on()?;
 
         let (arrangement, partition) = match spec.ivf {
             Some(ivf) => {
                 let (arrangement, partition) =
-                    self.partition(spec, ivf, &base, queries.as_ref(), pca.as_ref());
+                    self.partition(spec, ivf, &base, queries.as_ref(), transform.as_ref());
                 (arrangement, Some(partition))
             }
             None => (Arrangement::plain(n), None),
@@ -285,8 +286,8 @@ impl<'a> IndexBuilder<'a> {
             Some(ids) => ids[row as usize],
             None => u64::from(row),
         });
-        if let Some(pca) = &pca {
-            pca.write(&mut parts);
+        if let Some(transform) = &transform {
+            transform.write(&mut parts);
         }
         if let Some(partition) = &partition {
             Router::write(&partition.centroids, self.metric, &mut parts);
@@ -297,11 +298,11 @@ impl<'a> IndexBuilder<'a> {
                 self.regress(shape, &arrangement, &partition, &mut parts);
             }
         } else if let Some(shape) = PqShape::of(&spec, d, self.metric) {
-            self.quantise(shape, spec, &base, pca.as_ref(), &arrangement, partition, &mut parts);
+            self.quantise(shape, spec, &base, transform.as_ref(), &arrangement, partition, &mut parts);
         } else if let Some(dtype) = spec.scorer_rows() {
             let rows = &arrangement.rows;
-            if pca.is_some() {
-                let points = partition.map_or_else(|| base.reduced(pca.as_ref()), |p| p.points);
+            if transform.is_some() {
+                let points = partition.map_or_else(|| base.reduced(transform.as_ref()), |p| p.points);
                 let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
                 points.chunks_exact(s).for_each(|row| widen(&mut range, row));
                 self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
@@ -323,11 +324,41 @@ impl<'a> IndexBuilder<'a> {
         Ok(Index::from_image(image.finish()?)?)
     }
 
+    /// Finds the transform.
+    fn find<Q: Vectors + ?Sized>(
+        &self,
+        spec: TransformSpec,
+        base: &dyn ReadRows,
+        queries: Option<&Source<'_, Q>>,
+    ) -> Result<Trained, BuildError> {
+        let request = transform::Request {
+            spec,
+            metric: self.metric,
+            seed: self.seed,
+            points: base,
+            queries: queries.map(|queries| queries as &dyn ReadRows),
+            training: &self.training,
+            report: &|done, total| self.report("transform", done, total),
+        };
+        let found = transform::train(&request);
+        self.go_on()?;
+        found.map_err(|e| match e {
+            TrainError::Checkpoint(e) => BuildError::Checkpoint(e),
+            TrainError::Memory(e) => BuildError::Memory(e),
+            TrainError::Invalid(e) => BuildError::Invalid(e),
+            #[cfg(not(feature = "neural"))]
+            TrainError::NoNeural => BuildError::NoNeural,
+        })
+    }
+
     /// Checks everything that is given; returns what the file will hold and each dimension's range.
     pub(crate) fn check<V: Vectors>(&self, base: &V) -> Result<(Contents, Vec<(f32, f32)>), BuildError> {
         let (n, d) = (base.n_rows(), base.dim());
         check_shape(VECTORS, n, d, None)?;
         let spec = self.spec.resolve(n, d)?;
+        if cfg!(not(feature = "neural")) && matches!(spec.transform, Some(TransformSpec::Cnt { .. })) {
+            return Err(BuildError::NoNeural);
+        }
         let n_positions = n.saturating_mul(spec.n_copies());
         if n_positions >= u32::MAX as usize {
             return Err(BuildError::TooMany { got: n_positions });
@@ -401,13 +432,13 @@ impl<'a> IndexBuilder<'a> {
         ivf: IvfSpec,
         base: &Source<'_, V>,
         queries: Option<&Source<'_, Q>>,
-        pca: Option<&TrainedPca>,
+        transform: Option<&Trained>,
     ) -> (Arrangement, Partition) {
         let n_lists = ivf.n_lists.unwrap_or(1);
         let total = kmeans::ITERATIONS as u64 + 2;
         self.report("partition", 0, total);
-        let points = base.reduced(pca);
-        let s = pca.map_or(base.vectors.dim(), |pca| pca.s);
+        let points = base.reduced(transform);
+        let s = transform.map_or(base.vectors.dim(), Trained::s);
         let mut rng = generator(self.seed, "partition");
         let is_product = !self.metric.is_l2();
         let objective = match ivf.threshold {
@@ -447,7 +478,7 @@ impl<'a> IndexBuilder<'a> {
             _ => Arrangement::of(&first, 1, n_lists),
         };
         // Rows of vectors as they are are read again.
-        let keeps = pca.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
+        let keeps = transform.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
             points: if keeps { points } else { Vec::new() },
@@ -456,7 +487,7 @@ impl<'a> IndexBuilder<'a> {
         };
         if regress {
             if let Some(queries) = queries {
-                let visitors = queries.reduced(pca);
+                let visitors = queries.reduced(transform);
                 nearest = partition.centroids.nearest(&visitors, top);
                 partition.visitors = Some(visitors);
             }
@@ -501,7 +532,7 @@ impl<'a> IndexBuilder<'a> {
         shape: PqShape,
         spec: IndexSpec,
         base: &Source<'_, V>,
-        pca: Option<&TrainedPca>,
+        transform: Option<&Trained>,
         arrangement: &Arrangement,
         partition: Option<Partition>,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -511,7 +542,7 @@ impl<'a> IndexBuilder<'a> {
                 let centres = Router::rounded(&partition.centroids, self.metric);
                 (partition.points, Some(centres))
             }
-            None => (base.reduced(pca), None),
+            None => (base.reduced(transform), None),
         };
         let input = pq::train::Input::new(shape, &points, arrangement, centres.as_ref());
         let threshold = match spec.scorer {
@@ -567,15 +598,13 @@ struct Source<'v, V: ?Sized> {
     what: &'static str,
 }
 
-/// Reading rows, whatever the type of the vectors.
-trait ReadRows: Sync {
-    fn n_rows(&self) -> usize;
-    fn gather(&self, rows: &[usize]) -> Vec<f32>;
-}
-
 impl<V: Vectors + ?Sized> ReadRows for Source<'_, V> {
     fn n_rows(&self) -> usize {
         self.vectors.n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.vectors.dim()
     }
 
     fn gather(&self, rows: &[usize]) -> Vec<f32> {
@@ -625,25 +654,25 @@ impl<V: Vectors + ?Sized> Source<'_, V> {
     }
 
     /// All rows in the reduced space, `[n, s]`.
-    fn reduced(&self, pca: Option<&TrainedPca>) -> Vec<f32> {
+    fn reduced(&self, transform: Option<&Trained>) -> Vec<f32> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
-        let s = pca.map_or(d, |pca| pca.s);
+        let s = transform.map_or(d, Trained::s);
         let mut out = vec![0.0; n * s];
         out.par_chunks_mut(CHUNK * s).enumerate().for_each_init(
-            || vec![0.0; if pca.is_some() { CHUNK * d } else { 0 }],
+            || vec![0.0; if transform.is_some() { CHUNK * d } else { 0 }],
             |rows, (chunk, out)| {
                 let n = out.len() / s;
-                match pca {
+                match transform {
                     None => {
                         for (i, out) in out.chunks_exact_mut(s).enumerate() {
                             self.read(chunk * CHUNK + i, out);
                         }
                     }
-                    Some(pca) => {
+                    Some(transform) => {
                         for (i, row) in rows.chunks_exact_mut(d).take(n).enumerate() {
                             self.read(chunk * CHUNK + i, row);
                         }
-                        linalg::product(linalg::rows(&rows[..n * d], n, d), linalg::rows(&pca.w, d, s), out);
+                        transform.reduce(&rows[..n * d], out);
                     }
                 }
             },

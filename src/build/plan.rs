@@ -7,19 +7,22 @@
 //!   will be (which decides how long points take to find theirs), and each stage's seconds are scaled by the operations that
 //!   it takes on all rows.
 
-use super::{BuildError, Contents, IndexBuilder, Progress, REDUCTION_QUERIES, StageTime};
+use super::{BuildError, Contents, IndexBuilder, Progress, StageTime};
 use crate::{
     format::{TensorDecl, file_len},
     index::Index,
     lists::ListSizes,
     metric::Metric,
     search::{Memory, SearchParams},
-    spec::{IndexSpec, ScorerSpec},
-    stage::scorer::{
-        pq,
-        rrr::{self, RrrShape},
+    spec::{IndexSpec, ScorerSpec, TransformSpec},
+    stage::{
+        scorer::{
+            pq,
+            rrr::{self, RrrShape},
+        },
+        transform::{self, train::SAMPLE},
     },
-    train::{generator, kmeans, sample, sample_size},
+    train::{generator, inrp::Training, kmeans, sample, sample_size},
     vectors::{Rows, Vectors},
 };
 
@@ -28,6 +31,9 @@ const SAMPLE_LISTS: usize = 8;
 
 /// Times that each sample is built: the faster time of a stage counts, for what else a machine does only ever adds to it.
 const SAMPLES: usize = 2;
+
+/// Share of a training's steps that a sample does.
+const TRAINED: usize = 10;
 
 /// Time of an f32 product of the reduction, in int8 products of the partition. (Fitted to 28 partitions of three sets into 32
 /// to 2 048 lists, AVX-512 with VNNI: seven in eight are within a fifth.)
@@ -112,7 +118,8 @@ impl IndexBuilder<'_> {
         let Contents { spec, n, d, metric, .. } = contents;
         let t = self.train_queries.map_or(n, Vectors::n_rows);
         let ListSizes { n_lists, n_copies, .. } = contents.sizes();
-        let all = Load { n, t, n_lists: n_lists.unwrap_or(1), d, s: contents.s() };
+        let steps = self.training.steps;
+        let all = Load { n, t, n_lists: n_lists.unwrap_or(1), d, s: contents.s(), steps };
         let part = all.sample(n_copies);
         let mut rng = generator(self.seed, "plan");
         let rows = Rows { vectors: &base, rows: sample(&mut rng, n, part.n) };
@@ -122,6 +129,9 @@ impl IndexBuilder<'_> {
         // Lists as full as they will be, and then as many, which decides how long points take to find theirs.
         let many = Load { n_lists: all.n_lists.min(part.n), ..part };
         let crowded = IndexSpec { scorer: ScorerSpec::Sq8, refine: None, ..spec.with_lists(many.n_lists) };
+        // Training takes as long on few rows as on all: some of its steps, and of the other sample none that counts.
+        let part = Load { steps: all.steps.div_ceil(TRAINED), ..part };
+        let many = Load { steps: all.steps.min(1), ..many };
         let samples = [(false, part, spec.with_lists(part.n_lists)), (true, many, crowded)];
         let mut stages: Vec<StageTime> = Vec::new();
         let mut sizes = Vec::new();
@@ -132,7 +142,8 @@ impl IndexBuilder<'_> {
             if is_crowded && spec.ivf.is_none() {
                 continue;
             }
-            let mut builder = Index::builder(sample_spec).metric(metric).seed(self.seed);
+            let training = Training { steps: load.steps, checkpoint: None, ..self.training.clone() };
+            let mut builder = Index::builder(sample_spec).metric(metric).seed(self.seed).training(training);
             if let Some(flag) = self.cancel {
                 builder = builder.cancel(flag);
             }
@@ -185,6 +196,8 @@ struct Load {
     n_lists: usize,
     d: usize,
     s: usize,
+    /// Steps of a training.
+    steps: usize,
 }
 
 impl Load {
@@ -205,11 +218,14 @@ impl Load {
     /// Operations of a stage, in a unit of its own.
     fn of(self, stage: &str, spec: &IndexSpec) -> f64 {
         let [n, t, l, d, s] = [self.n, self.t, self.n_lists, self.d, self.s].map(|v| v as f64);
+        let is_trained = spec.transform.is_some_and(TransformSpec::is_trained);
         match stage {
             "check" => (n + t) * d,
-            "transform" => t.min(REDUCTION_QUERIES as f64) * d * d + 10.0 * d * d * d,
+            "transform" if is_trained => self.steps as f64,
+            "transform" => t.min(SAMPLE as f64) * d * d + 10.0 * d * d * d,
             "partition" => {
-                let reduced = if spec.transform.is_some() { n * d * s } else { 0.0 };
+                let products = |transform| transform::n_products(transform, self.d, self.s);
+                let reduced = n * spec.transform.map_or(0, products) as f64;
                 let rounds = kmeans::LIST_ROUNDS.iter();
                 let met: f64 =
                     rounds.map(|&(rounds, points)| rounds as f64 * (points as f64 * l).min(n)).sum();
@@ -267,7 +283,7 @@ impl Bytes {
 
     /// What a build holds at its peak, beside the vectors.
     fn peak(&self, contents: &Contents, load: &Load, list_sizes: &[usize], has_queries: bool) -> usize {
-        let Load { n, t, n_lists, d, s } = *load;
+        let Load { n, t, n_lists, d, s, .. } = *load;
         let spec = &contents.spec;
         let positions = contents.sizes().n_positions();
         let is_regressed = matches!(spec.scorer, ScorerSpec::Rrr { .. });
@@ -278,7 +294,11 @@ impl Bytes {
         let checked = if contents.plain_ids { 0 } else { 8 * n };
         // Queries that axes are found for, and matrices of d × d.
         let (seen, squares) = match spec.transform {
-            Some(_) => (4 * d * t.min(REDUCTION_QUERIES), (8 + threads) * 4 * d * d),
+            Some(transform) => {
+                // Trained ones see the sample as it is and as networks do, and keep what comes out of it.
+                let rows = if transform.is_trained() { 2 * d + s } else { d };
+                (4 * rows * t.min(SAMPLE), (8 + threads) * 4 * d * d)
+            }
             None => (0, 0),
         };
         // Rows as scorers see them; lists by point and points by list.

@@ -2,9 +2,13 @@
 //!
 //! | kernel | owns | twin |
 //! |---|---|---|
-//! | `transform_project` | a tile of queries × 64 outputs | `stage/transform/cpu.rs` |
-//! | `transform_project_few` | 16 outputs of a query | `stage/transform/cpu.rs` |
-//! | `transform_project_x8` | 8 queries × 64 outputs | `stage/transform/cpu.rs` |
+//! | `transform_project` | a tile of queries × 64 outputs | `stage/transform/linear/cpu.rs` |
+//! | `transform_project_few` | 16 outputs of a query | `stage/transform/linear/cpu.rs` |
+//! | `transform_project_x8` | 8 queries × 64 outputs | `stage/transform/linear/cpu.rs` |
+//! | `transform_layer` | a tile of tokens × 64 outputs | `stage/transform/cnt/cpu.rs` |
+//! | `transform_token` | 64 values of compression tokens | `stage/transform/cnt/cpu.rs` |
+//! | `transform_attend` | a head of a token | `stage/transform/cnt/cpu.rs` |
+//! | `transform_rescale` | a reduced query | `stage/transform/cpu.rs` |
 //! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
 //! | `candidates_select` | a row: the best, unordered | `topk.rs` |
@@ -54,6 +58,8 @@ const ROWS_F16: Part = part!("shared/rows_f16");
 const VALUES_F16: Part = part!("shared/values_f16");
 const SUMS_WORKGROUP: Part = part!("shared/sums_workgroup");
 const SUMS_SUBGROUP: Part = part!("shared/sums_subgroup");
+const TILE: Part = part!("shared/tile");
+const HSWISH: Part = part!("shared/hswish");
 const BLOCKS: Part = part!("shared/blocks");
 const SPAN: Part = part!("shared/span");
 const SORT_WORKGROUP: Part = part!("shared/sort_workgroup");
@@ -119,6 +125,10 @@ impl SortSize {
 pub(crate) enum Kernel {
     Project(Tile),
     ProjectInt8,
+    Layer,
+    Token,
+    Attend,
+    Rescale,
     Quantise,
     Router,
     Select(Tie),
@@ -161,6 +171,10 @@ impl Kernel {
             Self::Project(Tile::Few),
             Self::Project(Tile::Many),
             Self::ProjectInt8,
+            Self::Layer,
+            Self::Token,
+            Self::Attend,
+            Self::Rescale,
             Self::Quantise,
             Self::Router,
             Self::Points,
@@ -204,6 +218,10 @@ impl Kernel {
             Self::Project(Tile::Few) => "transform_project_few",
             Self::Project(Tile::Many) => "transform_project",
             Self::ProjectInt8 => "transform_project_x8",
+            Self::Layer => "transform_layer",
+            Self::Token => "transform_token",
+            Self::Attend => "transform_attend",
+            Self::Rescale => "transform_rescale",
             Self::Quantise => "quantise",
             Self::Router => "router_score",
             Self::Select(_) => "candidates_select",
@@ -231,6 +249,9 @@ impl Kernel {
         match self {
             Self::Project(_) => &[Read, Read, Write],
             Self::ProjectInt8 => &[Read, Read, Read, Write],
+            Self::Layer => &[Read, Read, Read, Write],
+            Self::Token | Self::Rescale => &[Read, Write],
+            Self::Attend => &[Read, Read, Write],
             Self::Quantise => &[Read, Write, Write],
             Self::Router => &[Read, Read, Read, Read, Write, Write],
             Self::Select(_) => &[Write, Write, Read],
@@ -254,16 +275,16 @@ impl Kernel {
     /// Its parts, in order, for devices of a tier.
     pub fn parts(self, tier: Tier) -> Vec<Part> {
         let has_f16 = tier >= Tier::SubgroupsF16;
+        let weights = if has_f16 { WEIGHTS_F16 } else { WEIGHTS_UNPACK };
         let sums = if tier >= Tier::Subgroups { SUMS_SUBGROUP } else { SUMS_WORKGROUP };
         let mut parts = vec![LAYOUT];
         match self {
-            Self::Project(tile) => parts.extend([
-                if has_f16 { WEIGHTS_F16 } else { WEIGHTS_UNPACK },
-                match tile {
-                    Tile::Few => part!("transform_project_few"),
-                    Tile::Many => part!("transform_project"),
-                },
-            ]),
+            Self::Project(Tile::Few) => parts.extend([weights, part!("transform_project_few")]),
+            Self::Project(Tile::Many) => parts.extend([weights, TILE, part!("transform_project")]),
+            Self::Layer => parts.extend([weights, TILE, HSWISH, part!("transform_layer")]),
+            Self::Token => parts.extend([HSWISH, part!("transform_token")]),
+            Self::Attend => parts.push(part!("transform_attend")),
+            Self::Rescale => parts.push(part!("transform_rescale")),
             Self::ProjectInt8 => parts.extend([codes(Bits::B8), BLOCKS, part!("transform_project_x8")]),
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),

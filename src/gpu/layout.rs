@@ -34,6 +34,30 @@ gpu_structs! {
         grid_width: u32, n_rows: u32, column_tiles: u32, y_stride: u32,
         query_steps: u32, block_words: u32, firsts_at: u32, n_places: u32,
     }
+    /// `transform_layer`.
+    LayerParams {
+        grid_width: u32, n_rows: u32, depth: u32, width: u32,
+        x_from: u32, x_group: u32, x_stride: u32, x_token: u32,
+        y_from: u32, y_group: u32, y_stride: u32, y_token: u32,
+        y_width: u32, column_tiles: u32, weights_at: u32, biases_at: u32,
+        centre_at: u32, is_first: u32, is_gated: u32, adds: u32,
+        scale: f32, inverse: f32, pad_0: u32, pad_1: u32,
+    }
+    /// `transform_token`.
+    TokenParams {
+        grid_width: u32, n_rows: u32, s: u32, stride: u32,
+        token_at: u32, gate_at: u32, shift_at: u32, is_first: u32,
+    }
+    /// `transform_attend`.
+    AttendParams {
+        grid_width: u32, n_rows: u32, each: u32, n_tokens: u32,
+        n_heads: u32, key: u32, s: u32, factor: f32,
+    }
+    /// `transform_rescale`.
+    RescaleParams {
+        grid_width: u32, n_rows: u32, d: u32, s: u32,
+        x_stride: u32, y_stride: u32, pad_0: u32, pad_1: u32,
+    }
     /// `quantise`.
     QuantiseParams { grid_width: u32, n_rows: u32, len: u32, row_stride: u32, steps: u32, pad_0: u32, pad_1: u32, pad_2: u32, }
     /// `router_score`.

@@ -26,7 +26,7 @@ pub(super) fn search<V: Vectors>(
     for (i, (ids, scores)) in ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k)).enumerate() {
         request.query(model, first + i, &mut q)?;
         let reduced: Vec<f32> = match &model.transform {
-            Some(pca) => transform::reference::project(pca, &q),
+            Some(transform) => transform::reference::project(transform, &q),
             None => q.clone(),
         };
         let blocks =

@@ -6,8 +6,12 @@
 //! ```text
 //! [Transform,] [IVF<n_lists>[(options)],] Scorer [,Refine(dtype)]
 //!
-//! Transform   PCA<s>                       reduce to s dimensions
-//!             PCA<s>x8                     the same with axes and queries in int8
+//! Transform   PCA<s>[x8]                   reduce to s dimensions by principal axes; x8: axes and queries in int8
+//!             LIN<s>[x8]                   by a linear map trained to keep distances
+//!             SRP<s>[x8]                   by a sparse random projection, which nothing is trained for
+//!             CNT<s>[(options)]            by a compression network trained to keep distances
+//!   options   tokens=<n>, heads=<n>,       its sizes: 4, 2, 1 and 2 unless given
+//!             stages=<n>, expansion=<n>
 //! IVF         IVF<n_lists>                 partition into n_lists lists by k-means
 //!   options   soar[=<copies>]              each point also enters that many further lists (SOAR); 1 unless given
 //!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
@@ -20,7 +24,7 @@
 //! Refine      Refine(f32|f16|sq8)          exact scores of the best candidates on stored rows
 //! ```
 //!
-//! A number left out of `PCA`, `IVF` or `RRR` is chosen from the data: see
+//! A number left out of a transform, `IVF` or `RRR` is chosen from the data: see
 //! [`IndexSpec::resolve`]. [`Display`](std::fmt::Display) prints the canonical form, which
 //! [`FromStr`](std::str::FromStr) reads back to an equal value.
 
@@ -49,13 +53,53 @@ pub struct IndexSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransformSpec {
-    /// Principal axes of the training queries' uncentred second moment.
-    Pca {
+    /// A linear map.
+    Linear {
+        /// How it is found.
+        map: LinearMap,
         /// Dimensions kept, `s`; `None` chooses from `d`.
         dims: Option<usize>,
-        /// How the axes are stored.
+        /// How its axes are stored.
         dtype: AxesDtype,
     },
+    /// A compression network with attention (CNT).
+    Cnt {
+        /// Dimensions kept, `s`; `None` chooses from `d`.
+        dims: Option<usize>,
+        /// Its sizes.
+        sizes: CntSizes,
+    },
+}
+
+/// How a linear map is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinearMap {
+    /// Principal axes of the training queries' uncentred second moment.
+    Pca,
+    /// Trained from principal axes with the INRP loss: distances between points stay as they are.
+    Lin,
+    /// Sparse random projection: few entries, all of one size, of random sign.
+    Srp,
+}
+
+/// Sizes of a compression network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CntSizes {
+    /// Projections of the input that the compression token attends to. The paper's 4× has 12.
+    pub tokens: u8,
+    /// Heads of attention. The paper has 4.
+    pub heads: u8,
+    /// Encoders, each of attention and a perceptron. The paper has 2.
+    pub stages: u8,
+    /// Width of a perceptron's hidden layer over its input's.
+    pub expansion: u8,
+}
+
+impl Default for CntSizes {
+    /// What did best for its time on text and images (docs/compression.md).
+    fn default() -> Self {
+        Self { tokens: 4, heads: 2, stages: 1, expansion: 2 }
+    }
 }
 
 /// Storage of the axes that vectors are reduced to.
@@ -159,6 +203,8 @@ pub const DIM_MAX: usize = 1 << 16;
 
 /// Most copies of a point beside the first.
 pub const SPILL_MAX: usize = 7;
+/// Most tokens, heads and stages of a compression network, and its widest perceptron.
+pub const CNT_MAX: CntSizes = CntSizes { tokens: 64, heads: 16, stages: 8, expansion: 4 };
 /// Threshold T of `APQ` unless given, as in ScaNN's experiments.
 const THRESHOLD: Milli = Milli(200);
 /// Weight of SOAR's penalty unless given.
@@ -204,6 +250,63 @@ impl Bits {
     }
 }
 
+impl LinearMap {
+    const ALL: [Self; 3] = [Self::Pca, Self::Lin, Self::Srp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pca => "PCA",
+            Self::Lin => "LIN",
+            Self::Srp => "SRP",
+        }
+    }
+}
+
+impl TransformSpec {
+    /// Dimensions kept, where they are given.
+    #[must_use]
+    pub fn dims(self) -> Option<usize> {
+        match self {
+            Self::Linear { dims, .. } | Self::Cnt { dims, .. } => dims,
+        }
+    }
+
+    /// The same with `s` dimensions kept.
+    #[must_use]
+    pub fn with_dims(self, s: usize) -> Self {
+        match self {
+            Self::Linear { map, dtype, .. } => Self::Linear { map, dims: Some(s), dtype },
+            Self::Cnt { sizes, .. } => Self::Cnt { dims: Some(s), sizes },
+        }
+    }
+
+    fn default_dims(self, d: usize) -> usize {
+        match self {
+            Self::Linear { map: LinearMap::Pca, .. } if d < 200 => d,
+            Self::Linear { map: LinearMap::Pca, .. } if d <= 1000 => 128,
+            Self::Linear { map: LinearMap::Pca, .. } => 256,
+            _ => d.div_ceil(4),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linear { map, .. } => map.name(),
+            Self::Cnt { .. } => "CNT",
+        }
+    }
+
+    /// Whether it is trained step by step.
+    pub(crate) fn is_trained(self) -> bool {
+        matches!(self, Self::Linear { map: LinearMap::Lin, .. } | Self::Cnt { .. })
+    }
+
+    /// Whether queries are rounded to int8 before they are reduced.
+    pub(crate) fn is_int8(self) -> bool {
+        matches!(self, Self::Linear { dtype: AxesDtype::Int8, .. })
+    }
+}
+
 impl IndexSpec {
     /// Lists that hold each point, of a resolved specification.
     pub(crate) fn n_copies(&self) -> usize {
@@ -213,10 +316,7 @@ impl IndexSpec {
 
     /// Dimensions that router and scorer see, of a resolved specification for vectors of `d`.
     pub(crate) fn scored_dims(&self, d: usize) -> usize {
-        match self.transform {
-            Some(TransformSpec::Pca { dims, .. }) => dims.unwrap_or(d),
-            None => d,
-        }
+        self.transform.and_then(TransformSpec::dims).unwrap_or(d)
     }
 
     /// How the scorer stores vectors, if that is what it scores.
@@ -236,6 +336,7 @@ impl IndexSpec {
     /// Fills in every number left out and checks all of them against `n` points of `d` dimensions.
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
+    /// - `LIN`, `SRP`, `CNT`: a quarter of `d`, rounded up.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
     /// - `soar`: one copy beside the first, for every metric: more pay above all where queries are of another
     ///   kind than the points (README).
@@ -247,22 +348,16 @@ impl IndexSpec {
     pub fn resolve(&self, n: usize, d: usize) -> Result<Self, SpecError> {
         let mut spec = *self;
         let mut s = d;
-        if let Some(TransformSpec::Pca { dims, .. }) = &mut spec.transform {
-            s = dims.unwrap_or(if d < 200 {
-                d
-            } else if d <= 1000 {
-                128
-            } else {
-                256
-            });
+        if let Some(transform) = &mut spec.transform {
+            s = transform.dims().unwrap_or_else(|| transform.default_dims(d));
             if s > d {
                 return Err(SpecError::Range {
-                    token: "PCA",
+                    token: transform.name(),
                     expected: format!("at most the vectors' {d} dimensions"),
                     given: s,
                 });
             }
-            *dims = Some(s);
+            *transform = transform.with_dims(s);
         }
         if let Some(IvfSpec { n_lists, spill, .. }) = &mut spec.ivf {
             let l = n_lists.unwrap_or_else(|| default_n_lists(n));
@@ -330,9 +425,21 @@ mod tests {
         let spec: IndexSpec = "PCA,IVF,RRR,Refine(f16)".parse().unwrap();
         assert_eq!(spec.resolve(60_000, 784).unwrap().to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
         assert_eq!(spec.resolve(100, 24).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");
-        for bad in
-            ["PCA25,Flat", "IVF101,Flat", "IVF10,RRR32", "IVF3(soar=3),Flat", "IVF1(soar),Flat", "PQ25x4"]
+        for (text, resolved) in
+            [("LIN,Flat", "LIN196,Flat"), ("CNT,SQ8", "CNT196,SQ8"), ("SRPx8,Flat", "SRP196x8,Flat")]
         {
+            let spec: IndexSpec = text.parse().unwrap();
+            assert_eq!(spec.resolve(60_000, 784).unwrap().to_string(), resolved);
+        }
+        for bad in [
+            "PCA25,Flat",
+            "CNT25,Flat",
+            "IVF101,Flat",
+            "IVF10,RRR32",
+            "IVF3(soar=3),Flat",
+            "IVF1(soar),Flat",
+            "PQ25x4",
+        ] {
             let spec: IndexSpec = bad.parse().unwrap();
             assert!(matches!(spec.resolve(100, 24), Err(SpecError::Range { .. })), "{bad}");
         }

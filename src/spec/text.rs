@@ -3,12 +3,12 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    AxesDtype, Bits, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, Milli, N_LISTS_MAX, RANK_MAX, RANK_STEP, RowDtype,
-    SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD, TransformSpec,
+    AxesDtype, Bits, CNT_MAX, CntSizes, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, LinearMap, Milli, N_LISTS_MAX,
+    RANK_MAX, RANK_STEP, RowDtype, SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD, TransformSpec,
 };
 
-const STAGES: &str =
-    "PCA<s>, PCA<s>x8, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, Refine(f32|f16|sq8)";
+const STAGES: &str = "PCA<s>, LIN<s>, SRP<s> (each also x8), CNT<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, \
+     Refine(f32|f16|sq8)";
 const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8 or Flat";
 
 fn token_error(token: &str, expected: impl Into<String>) -> SpecError {
@@ -61,15 +61,66 @@ impl FromStr for Milli {
     }
 }
 
-fn pca(token: &str, rest: &str) -> Result<TransformSpec, SpecError> {
+fn linear(token: &str, map: LinearMap, rest: &str) -> Result<TransformSpec, SpecError> {
+    let name = map.name();
     let (digits, dtype) = match rest.split_once('x') {
         None => (rest, AxesDtype::F16),
         Some((digits, "8")) => (digits, AxesDtype::Int8),
-        Some(_) => return Err(token_error(token, "PCA<s>, PCA<s>x8 or PCAx8")),
+        Some(_) => return Err(token_error(token, format!("{name}<s>, {name}<s>x8 or {name}x8"))),
     };
+    let dims = number(token, digits, DIM_MAX).map_err(|_| {
+        token_error(token, format!("{name}<s> or {name}<s>x8, s from 1 to {DIM_MAX} or left out"))
+    })?;
+    Ok(TransformSpec::Linear { map, dims, dtype })
+}
+
+/// A name's number and its options in parentheses.
+fn options<'t>(token: &str, rest: &'t str) -> Result<(&'t str, impl Iterator<Item = &'t str>), SpecError> {
+    let (digits, options) = match rest.split_once('(') {
+        Some((digits, options)) => {
+            let options = options.strip_suffix(')');
+            (digits, Some(options.ok_or_else(|| token_error(token, "a closing parenthesis"))?))
+        }
+        None => (rest, None),
+    };
+    Ok((digits, options.into_iter().flat_map(|options| options.split(',')).map(str::trim)))
+}
+
+/// The names of a network's sizes, in the order of [`numbers`].
+const CNT_SIZES: [&str; 4] = ["tokens", "heads", "stages", "expansion"];
+
+fn numbers(sizes: CntSizes) -> [u8; 4] {
+    let CntSizes { tokens, heads, stages, expansion } = sizes;
+    [tokens, heads, stages, expansion]
+}
+
+fn cnt(token: &str, rest: &str) -> Result<TransformSpec, SpecError> {
+    let (digits, options) = options(token, rest)?;
     let dims = number(token, digits, DIM_MAX)
-        .map_err(|_| token_error(token, format!("PCA<s> or PCA<s>x8, s from 1 to {DIM_MAX} or left out")))?;
-    Ok(TransformSpec::Pca { dims, dtype })
+        .map_err(|_| token_error(token, format!("CNT<s>, s from 1 to {DIM_MAX} or left out")))?;
+    let mut given = [None; CNT_SIZES.len()];
+    for option in options {
+        let (name, text) = option.split_once('=').unwrap_or((option, ""));
+        let known = CNT_SIZES.iter().position(|known| *known == name);
+        let Some(i) = known.filter(|&i| given[i].is_none()) else {
+            let names = CNT_SIZES.map(|name| format!("{name}=<n>")).join(", ");
+            return Err(token_error(token, format!("{names}, each once, in parentheses")));
+        };
+        let most = numbers(CNT_MAX)[i];
+        let value = number(token, text, most.into()).ok().flatten().and_then(|v| u8::try_from(v).ok());
+        given[i] = Some(value.ok_or_else(|| token_error(token, format!("{name}=<n>, 1 to {most}")))?);
+    }
+    let usual = numbers(CntSizes::default());
+    let [tokens, heads, stages, expansion] = std::array::from_fn(|i| given[i].unwrap_or(usual[i]));
+    Ok(TransformSpec::Cnt { dims, sizes: CntSizes { tokens, heads, stages, expansion } })
+}
+
+fn transform(token: &str) -> Result<Option<TransformSpec>, SpecError> {
+    if let Some(rest) = token.strip_prefix("CNT") {
+        return cnt(token, rest).map(Some);
+    }
+    let named = LinearMap::ALL.into_iter().find_map(|map| Some((map, token.strip_prefix(map.name())?)));
+    named.map(|(map, rest)| linear(token, map, rest)).transpose()
 }
 
 fn rrr(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {
@@ -138,18 +189,12 @@ fn scorer(token: &str) -> Result<Option<ScorerSpec>, SpecError> {
 }
 
 fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
-    let (digits, options) = match rest.split_once('(') {
-        Some((digits, options)) => {
-            let options = options.strip_suffix(')');
-            (digits, Some(options.ok_or_else(|| token_error(token, "a closing parenthesis"))?))
-        }
-        None => (rest, None),
-    };
+    let (digits, options) = options(token, rest)?;
     let mut spec = IvfSpec { n_lists: number(token, digits, N_LISTS_MAX)?, ..Default::default() };
     let mut lambda = None;
-    for option in options.iter().flat_map(|options| options.split(',')) {
+    for option in options {
         let allowed = "soar, soar=<copies>, lambda=<λ> and T=<t>, each once, in parentheses";
-        match option.trim().split_once('=').unwrap_or((option.trim(), "")) {
+        match option.split_once('=').unwrap_or((option, "")) {
             ("soar", copies) if spec.spill.is_none() => {
                 let copies = number(token, copies, SPILL_MAX).map_err(|_| {
                     token_error(token, format!("soar=<copies> with 1 to {SPILL_MAX} copies, or soar"))
@@ -194,10 +239,9 @@ impl FromStr for IndexSpec {
 
     fn from_str(s: &str) -> Result<Self, SpecError> {
         let mut tokens = tokens(s).peekable();
-        let mut transform = None;
-        if let Some(rest) = tokens.peek().and_then(|t| t.strip_prefix("PCA")) {
-            let token = tokens.next().unwrap_or_default();
-            transform = Some(pca(token, rest)?);
+        let transform = tokens.peek().map_or(Ok(None), |token| transform(token))?;
+        if transform.is_some() {
+            tokens.next();
         }
         let mut partition = None;
         if let Some(rest) = tokens.peek().and_then(|t| t.strip_prefix("IVF")) {
@@ -289,14 +333,37 @@ impl fmt::Display for IvfSpec {
     }
 }
 
+impl fmt::Display for TransformSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_number(f, self.name(), self.dims())?;
+        match *self {
+            Self::Linear { dtype: AxesDtype::F16, .. } => Ok(()),
+            Self::Linear { dtype: AxesDtype::Int8, .. } => f.write_str("x8"),
+            Self::Cnt { sizes, .. } => {
+                let options: Vec<String> = CNT_SIZES
+                    .iter()
+                    .zip(numbers(sizes).iter().zip(numbers(CntSizes::default())))
+                    .filter(|(_, (given, usual))| *given != usual)
+                    .map(|(name, (given, _))| format!("{name}={given}"))
+                    .collect();
+                if options.is_empty() { Ok(()) } else { write!(f, "({})", options.join(",")) }
+            }
+        }
+    }
+}
+
+impl FromStr for TransformSpec {
+    type Err = SpecError;
+
+    fn from_str(s: &str) -> Result<Self, SpecError> {
+        transform(s)?.ok_or_else(|| token_error(s, "PCA<s>, LIN<s>, SRP<s> (each also x8) or CNT<s>"))
+    }
+}
+
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(TransformSpec::Pca { dims, dtype }) = self.transform {
-            write_number(f, "PCA", dims)?;
-            f.write_str(match dtype {
-                AxesDtype::F16 => ",",
-                AxesDtype::Int8 => "x8,",
-            })?;
+        if let Some(transform) = self.transform {
+            write!(f, "{transform},")?;
         }
         if let Some(ivf) = self.ivf {
             write!(f, "{ivf},")?;
@@ -334,6 +401,19 @@ mod tests {
             .prop_map(|(n_lists, spill, threshold)| IvfSpec { n_lists, spill, threshold })
     }
 
+    fn transforms() -> impl Strategy<Value = TransformSpec> {
+        let maps = proptest::sample::select(&LinearMap::ALL);
+        let dtypes = proptest::sample::select(&[AxesDtype::F16, AxesDtype::Int8]);
+        let most = CNT_MAX;
+        let sizes = (1..=most.tokens, 1..=most.heads, 1..=most.stages, 1..=most.expansion)
+            .prop_map(|(tokens, heads, stages, expansion)| CntSizes { tokens, heads, stages, expansion });
+        let dims = || proptest::option::of(1..=DIM_MAX);
+        prop_oneof![
+            (maps, dims(), dtypes).prop_map(|(map, dims, dtype)| TransformSpec::Linear { map, dims, dtype }),
+            (dims(), sizes).prop_map(|(dims, sizes)| TransformSpec::Cnt { dims, sizes }),
+        ]
+    }
+
     fn specs() -> impl Strategy<Value = IndexSpec> {
         let scorer = prop_oneof![
             Just(ScorerSpec::Flat),
@@ -344,20 +424,14 @@ mod tests {
             (1..=DIM_MAX, bits(), proptest::option::of(thresholds()))
                 .prop_map(|(m, bits, threshold)| ScorerSpec::Pq { m, bits, threshold }),
         ];
-        let axes = prop_oneof![Just(AxesDtype::F16), Just(AxesDtype::Int8)];
         let refine = prop_oneof![Just(RowDtype::F32), Just(RowDtype::F16), Just(RowDtype::Sq8)];
         (
-            proptest::option::of((proptest::option::of(1..=DIM_MAX), axes)),
+            proptest::option::of(transforms()),
             proptest::option::of(partitions()),
             scorer,
             proptest::option::of(refine),
         )
-            .prop_map(|(pca, ivf, scorer, refine)| IndexSpec {
-                transform: pca.map(|(dims, dtype)| TransformSpec::Pca { dims, dtype }),
-                ivf,
-                scorer,
-                refine,
-            })
+            .prop_map(|(transform, ivf, scorer, refine)| IndexSpec { transform, ivf, scorer, refine })
             .prop_filter("regressions need lists", |s| {
                 s.ivf.is_some() || !matches!(s.scorer, ScorerSpec::Rrr { .. })
             })
@@ -397,6 +471,13 @@ mod tests {
             ("PCA+5,Flat", "PCA+5"),
             ("PCA16x4,Flat", "PCA16x4"),
             ("PCAx8x8,Flat", "PCAx8x8"),
+            ("LIN+5,Flat", "LIN+5"),
+            ("CNT8x8,Flat", "CNT8x8"),
+            ("CNT8(tokens=0),Flat", "CNT8(tokens=0)"),
+            ("CNT8(heads=17),Flat", "CNT8(heads=17)"),
+            ("CNT8(stages=1,stages=1),Flat", "CNT8(stages=1,stages=1)"),
+            ("CNT8(layers=1),Flat", "CNT8(layers=1)"),
+            ("CNT8(heads=1,Flat", "CNT8(heads=1,Flat"),
             ("ivf10,Flat", "ivf10"),
             ("IVF10(soar=8),Flat", "IVF10(soar=8)"),
             ("IVF10(soar,soar),Flat", "IVF10(soar,soar)"),
@@ -421,6 +502,7 @@ mod tests {
     #[test]
     fn defaults_are_not_written() {
         for (text, canonical) in [
+            ("CNT8(tokens=4, heads=4),Flat", Some("CNT8(heads=4),Flat")),
             ("IVF9( soar = 2 ),APQ5x4(T=0.200)", None),
             ("IVF9(lambda=1.0,soar=2),APQ5x4(T=0.200)", Some("IVF9(soar=2),APQ5x4")),
             ("IVF9(T=0.25,lambda=1.50,soar),PQ5x8", Some("IVF9(soar,lambda=1.5,T=0.25),PQ5x8")),

@@ -1,6 +1,6 @@
-//! Dense products on row-major slices, by faer, on the calling thread.
+//! Dense products on row-major slices, by faer, on the calling thread unless said otherwise.
 //!
-//! Callers parallelise over pieces of fixed size: sums then do not depend on the number of threads.
+//! Threads share pieces of fixed size: sums then do not depend on the number of threads.
 
 use faer::{
     Accum, Mat, MatMut, MatRef, Par, Side,
@@ -9,6 +9,7 @@ use faer::{
         triangular::{self, BlockStructure},
     },
 };
+use rayon::prelude::*;
 
 /// A row-major matrix in a slice.
 pub(crate) fn rows(values: &[f32], n_rows: usize, n_cols: usize) -> MatRef<'_, f32> {
@@ -19,6 +20,19 @@ pub(crate) fn rows(values: &[f32], n_rows: usize, n_cols: usize) -> MatRef<'_, f
 pub(crate) fn product(a: MatRef<'_, f32>, b: MatRef<'_, f32>, out: &mut [f32]) {
     let out = MatMut::from_row_major_slice_mut(out, a.nrows(), b.ncols());
     matmul(out, Accum::Replace, a, b, 1.0, Par::Seq);
+}
+
+/// Rows in a piece of [`par_product`].
+const PRODUCT_ROWS: usize = 64;
+
+/// `a·b` for a row-major `a` of `b.nrows()` columns, its rows shared among threads.
+pub(crate) fn par_product(a: &[f32], b: MatRef<'_, f32>) -> Vec<f32> {
+    let (d, s) = (b.nrows(), b.ncols());
+    let mut out = vec![0.0; a.len() / d * s];
+    out.par_chunks_mut(PRODUCT_ROWS * s)
+        .zip(a.par_chunks(PRODUCT_ROWS * d))
+        .for_each(|(out, a)| product(rows(a, a.len() / d, d), b, out));
+    out
 }
 
 /// Lower triangle of `out += aᵀ·a` for a row-major `a` of `n_cols` columns; the upper one is left alone.

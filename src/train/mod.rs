@@ -1,8 +1,10 @@
-//! What training needs beside the stages: matrix products, k-means, rotations, the score-aware loss.
+//! What training needs beside the stages: matrix products, k-means, rotations, the score-aware loss,
+//! the INRP loss.
 //!
 //! Every random choice comes from one seed, and work is cut into pieces whose size does not depend on the
 //! number of threads, so a build gives the same bytes on one thread and on many.
 
+pub(crate) mod inrp;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 pub(crate) mod rotation;
@@ -10,6 +12,16 @@ pub(crate) mod score_aware;
 
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
+
+/// Reading rows, whatever the type of the vectors.
+pub(crate) trait ReadRows: Sync {
+    fn n_rows(&self) -> usize;
+
+    fn dim(&self) -> usize;
+
+    /// These rows as the stages see them.
+    fn gather(&self, rows: &[usize]) -> Vec<f32>;
+}
 
 /// The generator for one purpose: purposes draw from separate streams of one seed.
 pub(crate) fn generator(seed: u64, purpose: &str) -> ChaCha8Rng {

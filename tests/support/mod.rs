@@ -4,12 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayView2};
-use nearfield::{Device, Hits, Index, IndexSpec, Metric, SearchParams, Simd, Vectors, io::VectorFile};
+use nearfield::{
+    Device, Hits, Index, IndexSpec, Metric, SearchParams, Simd, Training, Vectors, io::VectorFile,
+};
 
 pub const METRICS: [Metric; 3] = [Metric::Ip, Metric::Cosine, Metric::L2];
 
 /// Every kind of stage, small.
-pub const SPECS: [&str; 21] = [
+pub const SPECS: [&str; 25] = [
     "Flat",
     "SQ8",
     "IVF6,Flat",
@@ -31,6 +33,18 @@ pub const SPECS: [&str; 21] = [
     "IVF5(soar=2,lambda=0.5),SQ8",
     "PCA10,IVF8(soar=3),Flat,Refine(sq8)",
     "IVF9(soar=1,T=0.2),APQ6x4",
+    "LIN8,Flat",
+    "LIN16,IVF6,RRR16",
+    "LIN17x8,IVF5(soar=1),RRR16,Refine(f16)",
+    "SRP9x8,IVF4,PQ4x4,Refine(f32)",
+];
+
+/// Networks, which take the feature `neural` to train and nothing to search.
+pub const NETWORKS: [&str; 4] = [
+    "CNT5,Flat",
+    "CNT16(tokens=2,heads=1,expansion=1),IVF6,RRR16",
+    "CNT7(tokens=3,stages=2),IVF5,SQ8,Refine(f16)",
+    "CNT12(tokens=5,heads=3,stages=3),PQ4x8,Refine(f32)",
 ];
 
 /// Numbers that look random, the same everywhere.
@@ -66,7 +80,16 @@ pub fn made(n: usize, d: usize, seed: u64) -> Array2<f32> {
 }
 
 pub fn build(spec: &str, metric: Metric, base: ArrayView2<'_, f32>) -> Index {
-    Index::builder(spec.parse::<IndexSpec>().unwrap()).metric(metric).seed(3).build(base).unwrap()
+    // Few steps, and long ones, so that every part of a network does something.
+    let training = Training { steps: 40, batch: 32, rate: 0.03, averaged_from: 0.9, ..Default::default() };
+    let spec: IndexSpec = spec.parse().unwrap();
+    Index::builder(spec).metric(metric).seed(3).training(training).build(base).unwrap()
+}
+
+/// The kept file of version 1 of this specification, made of 120 rows of 20 dimensions.
+pub fn v1(spec: &str, metric: Metric) -> PathBuf {
+    let name = spec.replace(',', "-").replace(['(', ')'], "");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/v1/{name}-{metric}.nf"))
 }
 
 pub fn search(index: &Index, device: Device, queries: ArrayView2<'_, f32>, params: SearchParams) -> Hits {

@@ -38,6 +38,7 @@ struct Slot {
 /// Memory that no result lives in.
 #[derive(Default)]
 struct Room {
+    network: transform::cnt::cpu::Room,
     routed: [Candidates; TOGETHER],
     rrr: [rrr::cpu::RrrScratch; TOGETHER],
     exact_query: RowQuery,
@@ -117,15 +118,14 @@ impl Pipeline<'_> {
     /// Reduces queries to the dimensions that are scored.
     fn project<const N: usize>(self, slots: [&mut Slot; N], room: &mut Room) {
         match &self.model.transform {
-            Some(pca) => {
+            Some(transform) => {
                 let queries = slots.map(|Slot { q, codes, query, .. }| transform::cpu::Projection {
                     q,
                     codes,
                     reduced: &mut query.reduced,
                 });
-                transform::cpu::project(self.simd, pca, queries);
-                let products = N * self.model.dim * pca.s();
-                room.clock.stage("project", !pca.is_int8(), N, || Cost::of(pca.n_bytes(), 2 * products));
+                transform::cpu::project(self.simd, transform, queries, &mut room.network);
+                room.clock.stage("project", transform.is_float(), N, || transform.cost(N));
             }
             None => {
                 for slot in slots {

@@ -21,6 +21,7 @@ use crate::{
             pq::gpu::{GpuPq, Tables},
             rrr::gpu::GpuRrr,
         },
+        transform::gpu as transform,
     },
 };
 
@@ -83,11 +84,17 @@ impl Chunk<'_> {
     fn transform(&mut self) {
         let searcher = self.searcher;
         let (s, stride) = (searcher.widths.s, padded(searcher.widths.s));
-        if let Some(pca) = &searcher.pca {
+        if let Some(transform) = &searcher.transform {
             let Self { scratch, recording, model, n_rows, .. } = &mut *self;
             let queries = (&scratch.queries, padded(model.dim));
-            let codes = (&scratch.query_codes, &scratch.query_heads);
-            pca.project(recording, *n_rows, queries, codes, (&scratch.reduced, stride));
+            let rooms = transform::Rooms {
+                wide: &scratch.net_wide,
+                keys: &scratch.net_keys,
+                hidden: &scratch.net_hidden,
+                seen: &scratch.net_seen,
+            };
+            let work = transform::Scratch { codes: (&scratch.query_codes, &scratch.query_heads), rooms };
+            transform.project(recording, *n_rows, queries, work, (&scratch.reduced, stride));
         }
         let Self { scratch, recording, .. } = self;
         let rows = (reduced(searcher, scratch), s, stride);
@@ -378,7 +385,7 @@ fn tables(scratch: &Scratch) -> Tables<'_> {
 
 /// The queries that router and scorer see.
 fn reduced<'a>(searcher: &GpuSearcher, scratch: &'a Scratch) -> &'a Buffer {
-    if searcher.pca.is_some() { &scratch.reduced } else { &scratch.queries }
+    if searcher.transform.is_some() { &scratch.reduced } else { &scratch.queries }
 }
 
 /// A round's pairs as the plan has them.

@@ -131,6 +131,14 @@ lane! {
     query_codes,
     /// Their heads.
     query_heads,
+    /// What a network makes of queries: tokens, keys and values, hidden values, what heads see.
+    net_wide,
+    /// As above.
+    net_keys,
+    /// As above.
+    net_hidden,
+    /// As above.
+    net_seen,
     /// Projected queries.
     reduced,
     /// Codes of projected queries.

@@ -37,7 +37,7 @@ use crate::{
     stage::{
         router::gpu::GpuRouter,
         scorer::{Scorer, pq::gpu::GpuPq, rrr::gpu::GpuRrr},
-        transform::gpu::GpuPca,
+        transform::gpu::GpuTransform,
     },
     topk::{NO_ID, key_score},
     vectors::Vectors,
@@ -55,7 +55,7 @@ fn padded(n: usize) -> usize {
 pub(super) struct GpuSearcher {
     gpu: Gpu,
     pages: Pages,
-    pca: Option<GpuPca>,
+    transform: Option<GpuTransform>,
     router: Option<GpuRouter>,
     scorer: GpuScorer,
     refine: Option<GpuRows>,
@@ -96,7 +96,7 @@ impl GpuSearcher {
         let n_positions = sizes.n_positions();
         // Ids by point; where there are copies, points and ids by position.
         let ids = if sizes.n_copies > 1 { sizes.n * 4 + n_positions * 8 } else { sizes.n * 4 };
-        let axes = model.transform.as_ref().map_or(0, crate::stage::transform::Pca::n_bytes);
+        let axes = model.transform.as_ref().map_or(0, crate::stage::transform::Transform::n_bytes);
         let fixed = (ids + n_lists * (2 * s + 16) + axes) as u64;
         // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
         let budget = match gpu.memory() {
@@ -109,7 +109,8 @@ impl GpuSearcher {
         };
         let page_bytes = budget.map_or(u64::MAX, |bytes| (bytes / 4).max(1)).min(gpu.max_binding());
         let mut pages = Pages::new(&gpu, budget);
-        let pca = model.transform.as_ref().map(|pca| GpuPca::new(&gpu, pca, model.dim)).transpose()?;
+        let transform = model.transform.as_ref();
+        let transform = transform.map(|transform| GpuTransform::new(&gpu, transform)).transpose()?;
         let router = model.router.as_ref().map(|router| GpuRouter::new(&gpu, router)).transpose()?;
         let mut run_starts = vec![0; n_lists + 1];
         let scorer = match &model.scorer {
@@ -158,7 +159,7 @@ impl GpuSearcher {
             wide_ids,
             bounds: widths.bounds(largest, buffer, u64::from(gpu.grid_width()).pow(2)),
             widths,
-            pca,
+            transform,
             router,
             scorer,
             refine,

@@ -9,8 +9,11 @@ use crate::{
     codes::PqShape,
     gpu::{GpuError, kernel::Plan, layout::Head},
     metric::Metric,
-    spec::{AxesDtype, IndexSpec, TransformSpec},
-    stage::{scorer::rrr::RrrShape, transform},
+    spec::{IndexSpec, TransformSpec},
+    stage::{
+        scorer::rrr::RrrShape,
+        transform::{cnt, gpu::Rooms, linear},
+    },
 };
 
 /// Bytes of a buffer, at most: beyond 128 MiB it holds more candidates than a chunk of queries has use for.
@@ -29,6 +32,8 @@ pub(super) struct Widths {
     has_copies: bool,
     /// Codes of a query as given, in 16s, where the transform wants them.
     query_steps: usize,
+    /// Bytes that a network works in.
+    network: Rooms<usize>,
     /// Components a pair is projected to, and its codes, in 16s.
     t_len: usize,
     t_steps: usize,
@@ -41,7 +46,11 @@ impl Widths {
     /// The widths for a resolved specification.
     pub fn of(spec: &IndexSpec, metric: Metric, dim: usize, n_lists: usize) -> Self {
         let s = spec.scored_dims(dim);
-        let is_int8 = matches!(spec.transform, Some(TransformSpec::Pca { dtype: AxesDtype::Int8, .. }));
+        let is_int8 = spec.transform.is_some_and(TransformSpec::is_int8);
+        let network = match spec.transform {
+            Some(TransformSpec::Cnt { sizes, .. }) => Rooms::of(&cnt::Shape::new(dim, s, sizes)),
+            _ => Rooms::default(),
+        };
         let mut widths = Self {
             dim,
             s,
@@ -50,7 +59,8 @@ impl Widths {
             has_transform: spec.transform.is_some(),
             has_router: spec.ivf.is_some(),
             has_copies: spec.n_copies() > 1,
-            query_steps: if is_int8 { transform::query_len(dim).div_ceil(16) } else { 0 },
+            query_steps: if is_int8 { linear::query_len(dim).div_ceil(16) } else { 0 },
+            network,
             t_len: 0,
             t_steps: 0,
             n_tables: 0,
@@ -70,7 +80,9 @@ impl Widths {
     pub fn bounds(&self, largest: Vec<usize>, buffer: u64, groups: u64) -> Bounds {
         Bounds {
             largest,
-            row_bytes: (padded(self.dim).max(padded(self.s)) * 4).max(self.n_tables * self.n_words.max(4)),
+            row_bytes: (padded(self.dim).max(padded(self.s)) * 4)
+                .max(self.n_tables * self.n_words.max(4))
+                .max(self.network.most()),
             slot_bytes: (self.t_len * 4).max(self.t_steps * 16).max(8),
             buffer,
             groups,
@@ -88,6 +100,10 @@ impl Widths {
             reduced: if self.has_transform { rows * padded(self.s) * 4 } else { 0 },
             query_codes: rows * self.query_steps * 16,
             query_heads: if self.query_steps > 0 { rows * size_of::<Head>() } else { 0 },
+            net_wide: rows * self.network.wide,
+            net_keys: rows * self.network.keys,
+            net_hidden: rows * self.network.hidden,
+            net_seen: rows * self.network.seen,
             codes: rows * self.steps * 16,
             heads: rows * 16,
             candidates: (rows * plan.stride).max(routed) * 8,

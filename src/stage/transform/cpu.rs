@@ -1,10 +1,7 @@
-//! The transform by SIMD: W is read once for several queries, column sums stay in registers.
+//! The transform by SIMD.
 
-use super::{Axes, Pca};
-use crate::{
-    block::{BLOCK, BlockQuery},
-    simd::{BlockRun, Simd},
-};
+use super::{Kind, Transform, cnt, linear};
+use crate::{block::BlockQuery, simd::Simd};
 
 /// A query on its way through.
 pub(crate) struct Projection<'a> {
@@ -16,36 +13,29 @@ pub(crate) struct Projection<'a> {
     pub reduced: &'a mut Vec<f32>,
 }
 
-/// Reduces queries.
-pub(crate) fn project<const N: usize>(simd: Simd, pca: &Pca, mut queries: [Projection<'_>; N]) {
-    match &pca.axes {
-        Axes::F16(w) => {
-            for query in &mut queries {
-                query.reduced.resize(pca.s, 0.0);
-            }
-            simd.project_f16(w, queries.map(|query| (query.q, &mut query.reduced[..])));
-        }
-        Axes::Int8 { shape, run } => {
-            // Results are taken out for a while, so that codes can be borrowed beside them.
-            let mut results = queries.each_mut().map(|query| {
-                query.codes.quantise(simd, query.q, shape.query_len());
-                std::mem::take(query.reduced)
-            });
-            for y in &mut results {
-                y.resize(pca.s.next_multiple_of(BLOCK), 0.0);
-            }
-            let columns = BlockRun {
-                shape: *shape,
-                bytes: run,
-                n_vectors: pca.s,
-                queries: queries.each_ref().map(|query| &*query.codes),
-                factor: 1.0,
-            };
-            simd.block_scores(columns, results.each_mut().map(|y| &mut y[..]));
-            for (query, mut y) in queries.into_iter().zip(results) {
-                y.truncate(pca.s);
-                *query.reduced = y;
-            }
+/// Reduces queries. `room`: memory that a network's layers live in.
+pub(crate) fn project<const N: usize>(
+    simd: Simd,
+    transform: &Transform,
+    mut queries: [Projection<'_>; N],
+    room: &mut cnt::cpu::Room,
+) {
+    let reborrowed =
+        queries.each_mut().map(|query| Projection { q: query.q, codes: query.codes, reduced: query.reduced });
+    match &transform.kind {
+        Kind::Linear(linear) => linear::cpu::project(simd, linear, reborrowed),
+        Kind::Cnt(cnt) => cnt::cpu::project(simd, cnt, reborrowed, room),
+    }
+    if transform.keeps_length {
+        for query in queries {
+            keep_length(simd, query.q, query.reduced);
         }
     }
+}
+
+/// Scales `y` to the length of `x`.
+pub(crate) fn keep_length(simd: Simd, x: &[f32], y: &mut [f32]) {
+    let (given, found) = (simd.dot_f32(x, x), simd.dot_f32(y, y));
+    let factor = if found > 0.0 { given.sqrt() / found.sqrt() } else { 1.0 };
+    y.iter_mut().for_each(|v| *v *= factor);
 }

@@ -1,92 +1,74 @@
-//! The projection on the device.
+//! The transform on the device.
 
-use super::{Axes, Pca};
-use crate::{
-    block::BLOCK,
-    gpu::{
-        Buffer, Gpu, GpuError,
-        kernel::{Kernel, QUERIES, Tile},
-        layout::{AxesParams, ProjectParams, narrow},
-        pages::upload,
-        primitives,
-        recording::{Cost, Grid, Recording},
-    },
+use super::{Kind, Transform, cnt::gpu::GpuCnt, linear::gpu::GpuLinear};
+use crate::gpu::{
+    Buffer, Gpu, GpuError,
+    kernel::Kernel,
+    layout::{RescaleParams, narrow},
+    recording::{Cost, Grid, Recording},
 };
 
-/// W on the device.
-pub(crate) struct GpuPca {
-    w: Buffer,
-    s: usize,
+pub(crate) use super::cnt::gpu::Rooms;
+
+/// A transform on the device.
+pub(crate) struct GpuTransform {
+    kind: GpuKind,
     d: usize,
-    /// How the columns lie, where they are in int8.
-    columns: Option<AxesParams>,
+    s: usize,
+    keeps_length: bool,
 }
 
-impl GpuPca {
-    /// Uploads W.
-    pub fn new(gpu: &Gpu, pca: &Pca, d: usize) -> Result<Self, GpuError> {
-        let (w, columns) = match &pca.axes {
-            Axes::F16(w) => (upload(gpu, "transform.w", bytemuck::cast_slice(w))?, None),
-            Axes::Int8 { shape, run } => {
-                let n_blocks = pca.s.div_ceil(BLOCK);
-                let columns = AxesParams {
-                    query_steps: narrow(shape.query_len().div_ceil(16)),
-                    block_words: narrow(shape.code_bytes() / 4),
-                    firsts_at: narrow(shape.heads(n_blocks)[0] / 4),
-                    n_places: narrow(n_blocks * BLOCK),
-                    ..Default::default()
-                };
-                (upload(gpu, "transform.axes", run)?, Some(columns))
-            }
+enum GpuKind {
+    Linear(GpuLinear),
+    Cnt(GpuCnt),
+}
+
+/// What a transform works in, beside queries and results.
+#[derive(Clone, Copy)]
+pub(crate) struct Scratch<'a> {
+    /// Codes of queries and their heads, for axes in int8.
+    pub codes: (&'a Buffer, &'a Buffer),
+    pub rooms: Rooms<&'a Buffer>,
+}
+
+impl GpuTransform {
+    /// Uploads it.
+    pub fn new(gpu: &Gpu, transform: &Transform) -> Result<Self, GpuError> {
+        let Transform { d, s, keeps_length, .. } = *transform;
+        let kind = match &transform.kind {
+            Kind::Linear(linear) => GpuKind::Linear(GpuLinear::new(gpu, linear, d)?),
+            Kind::Cnt(cnt) => GpuKind::Cnt(GpuCnt::new(gpu, cnt)?),
         };
-        Ok(Self { w, s: pca.s, d, columns })
+        Ok(Self { kind, d, s, keeps_length })
     }
 
-    /// `reduced[n_rows, y_stride] = queries[n_rows, q_stride]·W`. `codes`, `heads`: room for the queries' own.
+    /// Reduces `queries[n_rows, q_stride]` to `reduced[n_rows, y_stride]`.
     pub fn project(
         &self,
         recording: &mut Recording,
         n_rows: usize,
-        (queries, q_stride): (&Buffer, usize),
-        (codes, heads): (&Buffer, &Buffer),
-        (reduced, y_stride): (&Buffer, usize),
+        queries: (&Buffer, usize),
+        scratch: Scratch<'_>,
+        reduced: (&Buffer, usize),
     ) {
-        let (n, d, s) = (n_rows as f64, self.d as f64, self.s as f64);
-        if let Some(columns) = self.columns {
-            let (rows, steps) = ((queries, self.d, q_stride), columns.query_steps as usize);
-            primitives::quantise(recording, n_rows, rows, (codes, steps), heads);
-            let column_tiles = y_stride.div_ceil(64);
-            let params = AxesParams {
+        match &self.kind {
+            GpuKind::Linear(linear) => linear.project(recording, n_rows, queries, scratch.codes, reduced),
+            GpuKind::Cnt(cnt) => cnt.project(recording, n_rows, queries, scratch.rooms, reduced),
+        }
+        if self.keeps_length {
+            let params = RescaleParams {
                 grid_width: recording.gpu().grid_width(),
                 n_rows: narrow(n_rows),
-                column_tiles: narrow(column_tiles),
-                y_stride: narrow(y_stride),
-                ..columns
+                d: narrow(self.d),
+                s: narrow(self.s),
+                x_stride: narrow(queries.1),
+                y_stride: narrow(reduced.1),
+                ..Default::default()
             };
-            let cost = Cost { bytes: s * (d + 5.0) + n * (d + 16.0 + 4.0 * s), ops: 2.0 * n * d * s };
-            let groups = n_rows.div_ceil(QUERIES) * column_tiles;
-            let bindings = [&self.w, codes, heads, reduced];
-            recording.dispatch(Kernel::ProjectInt8, &params, &bindings, Grid::Groups(groups as u64), cost);
-            return;
+            let (n, d, s) = (n_rows as f64, self.d as f64, self.s as f64);
+            let cost = Cost { bytes: n * (4.0 * d + 12.0 * s), ops: n * (2.0 * d + 3.0 * s) };
+            let grid = Grid::Groups(n_rows as u64);
+            recording.dispatch(Kernel::Rescale, &params, &[queries.0, reduced.0], grid, cost);
         }
-        // Up to 16 queries fill less than half of a tile, and reading W once a query costs less than walking over it.
-        let (tile, groups, column_tiles) = if n_rows <= 16 {
-            (Tile::Few, n_rows * y_stride.div_ceil(16), y_stride.div_ceil(16))
-        } else {
-            (Tile::Many, n_rows.div_ceil(64) * y_stride.div_ceil(64), y_stride.div_ceil(64))
-        };
-        let params = ProjectParams {
-            grid_width: recording.gpu().grid_width(),
-            n_rows: narrow(n_rows),
-            d: narrow(self.d),
-            s: narrow(self.s),
-            q_stride: narrow(q_stride),
-            y_stride: narrow(y_stride),
-            column_tiles: narrow(column_tiles),
-            pad: 0,
-        };
-        let cost = Cost { bytes: 2.0 * d * s + 4.0 * n * (d + s), ops: 2.0 * n * d * s };
-        let bindings = [queries, &self.w, reduced];
-        recording.dispatch(Kernel::Project(tile), &params, &bindings, Grid::Groups(groups as u64), cost);
     }
 }

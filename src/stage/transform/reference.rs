@@ -1,20 +1,19 @@
-//! The transform's meaning: `y = qW`, of the query itself or of its codes.
+//! The transform's meaning.
 
-use super::{Axes, Pca};
-use crate::block::{BLOCK, BlockQuery};
+use super::{Kind, Transform, cnt, linear};
 
 /// Reduced query, `[s]`.
-#[allow(clippy::cast_possible_truncation, reason = "sums are rounded once, to f32")]
-pub(crate) fn project(pca: &Pca, q: &[f32]) -> Vec<f32> {
-    let s = pca.s;
-    match &pca.axes {
-        Axes::F16(w) => {
-            let term = |(i, v): (usize, &f32), j: usize| f64::from(*v) * f64::from(w[i * s + j]);
-            (0..s).map(|j| q.iter().enumerate().map(|pair| term(pair, j)).sum::<f64>() as f32).collect()
-        }
-        Axes::Int8 { shape, run } => {
-            let query = BlockQuery::quantise_reference(q[0], &q[1..], shape.query_len());
-            (0..s).map(|j| query.score_reference(*shape, run, s.div_ceil(BLOCK), j, 1.0)).collect()
-        }
+#[allow(clippy::cast_possible_truncation, reason = "lengths are rounded once, to f32")]
+pub(crate) fn project(transform: &Transform, q: &[f32]) -> Vec<f32> {
+    let mut y = match &transform.kind {
+        Kind::Linear(linear) => linear::reference::project(linear, q),
+        Kind::Cnt(cnt) => cnt::reference::project(cnt, q),
+    };
+    if transform.keeps_length {
+        let length = |v: &[f32]| v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        let (given, found) = (length(q), length(&y));
+        let factor = if found > 0.0 { (given / found) as f32 } else { 1.0 };
+        y.iter_mut().for_each(|v| *v *= factor);
     }
+    y
 }

@@ -1,0 +1,224 @@
+//! CNT: a small transformer that compresses.
+//!
+//! A vector becomes n projections of it and a *compression token*, which attends to them; what has become of the token, through
+//! one more linear map, is the result. Beside all that a linear map A of the vector is added to the token at the start and after
+//! each stage: the direct path, which starts as principal axes. There are no positions: projections are a set.
+//!
+//! ```text
+//! x̂ = (x − centre) / deviation
+//! t_i = x̂·P_i + p_i                          n tokens, [s] each
+//! t_n = gate ⊙ hswish(x̂·C + c) + shift + x̂·A  the compression token
+//! per stage, for every token; in the last one for t_n alone:
+//!     o_h = Σ_j softmax_j(q_h·k_h,j / √w) v_h,j    heads h, w = ⌈s/4⌉ wide queries and keys, s wide values
+//!     t += clamp(o, −1, 1)·O + o_bias
+//!     t += hswish(t·U + u)·D + d_bias          a perceptron of expansion·s hidden values
+//!     t_n += x̂·A
+//! y = deviation·(t_n·B)
+//! ```
+//!
+//! hswish(v) = v·clamp(v + 3, 0, 6)/6. Batch normalisation, which follows P, C, O and D in training, is folded into them.
+//!
+//! Source: Zhang, Tang, Hu, Wang, "Connecting Compression Spaces with Transformer for Approximate Nearest Neighbor Search",
+//! ECCV 2022 (first called CNT), section 3.2. Ours differ from the paper's: the direct path starts as principal axes and the other paths
+//! as nothing, and sizes are smaller ([`CntSizes`]); docs/compression.md says why.
+
+pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+pub(crate) mod reference;
+#[cfg(feature = "neural")]
+pub(crate) mod train;
+
+use std::sync::Arc;
+
+use half::f16;
+
+use crate::{
+    format::{Image, OpenError, TensorDecl, View},
+    spec::CntSizes,
+};
+
+const WEIGHTS: &str = "cnt.weights";
+const BIASES: &str = "cnt.biases";
+
+/// Sizes of everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Shape {
+    pub d: usize,
+    pub s: usize,
+    /// Projections, the compression token not among them.
+    pub n_tokens: usize,
+    pub n_heads: usize,
+    pub n_stages: usize,
+    /// Hidden values of a perceptron.
+    pub hidden: usize,
+    /// Width of a query or key.
+    pub key: usize,
+}
+
+/// A linear layer's place: weights `[from, to]` row-major, then biases `[to]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Layer {
+    pub from: usize,
+    pub to: usize,
+    pub weights_at: usize,
+    pub biases_at: usize,
+}
+
+/// The layers of a stage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stage {
+    /// To queries, head by head.
+    pub queries: Layer,
+    /// To keys and values: of each head its key, then its value.
+    pub keys: Layer,
+    /// From the values of all heads.
+    pub out: Layer,
+    pub up: Layer,
+    pub down: Layer,
+}
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// To all projections, the compression token and the direct path, side by side.
+    pub input: Layer,
+    pub stages: Vec<Stage>,
+    /// B; its biases are zeros.
+    pub output: Layer,
+    /// Biases: deviation and its inverse, `[2]`.
+    pub scales_at: usize,
+    /// `[d]`.
+    pub centre_at: usize,
+    /// `[s]` each.
+    pub gate_at: usize,
+    pub shift_at: usize,
+    pub n_weights: usize,
+    pub n_biases: usize,
+}
+
+impl Shape {
+    /// The shape of a network from `d` to `s` dimensions.
+    pub fn new(d: usize, s: usize, sizes: CntSizes) -> Self {
+        Self {
+            d,
+            s,
+            n_tokens: sizes.tokens.into(),
+            n_heads: sizes.heads.into(),
+            n_stages: sizes.stages.into(),
+            hidden: usize::from(sizes.expansion) * s,
+            key: s.div_ceil(4),
+        }
+    }
+
+    /// Width of what the input layer makes of a vector: projections, compression token, direct path.
+    pub fn wide(&self) -> usize {
+        (self.n_tokens + 2) * self.s
+    }
+
+    /// Where each layer is.
+    pub fn layout(&self) -> Layout {
+        let Self { d, s, n_heads, .. } = *self;
+        let (mut n_weights, mut n_biases) = (0, 0);
+        let mut take = |n: usize| {
+            n_biases += n;
+            n_biases - n
+        };
+        let (scales_at, centre_at, gate_at, shift_at) = (take(2), take(d), take(s), take(s));
+        let mut layer = |from: usize, to: usize| {
+            let layer = Layer { from, to, weights_at: n_weights, biases_at: take(to) };
+            n_weights += from * to;
+            layer
+        };
+        let input = layer(d, self.wide());
+        let stages = (0..self.n_stages)
+            .map(|_| Stage {
+                queries: layer(s, n_heads * self.key),
+                keys: layer(s, n_heads * (self.key + s)),
+                out: layer(n_heads * s, s),
+                up: layer(s, self.hidden),
+                down: layer(self.hidden, s),
+            })
+            .collect();
+        let output = layer(s, s);
+        Layout { input, stages, output, scales_at, centre_at, gate_at, shift_at, n_weights, n_biases }
+    }
+
+    /// Products of a vector with weights and of tokens with each other.
+    pub fn n_products(&self) -> usize {
+        let Self { d, s, n_heads, key, hidden, n_tokens, n_stages, .. } = *self;
+        let tokens = n_tokens + 1;
+        let one = s * n_heads * key + n_heads * s * s + 2 * s * hidden + tokens * n_heads * (key + s);
+        let all = tokens * s * n_heads * (key + s);
+        d * self.wide() + n_stages * all + (1 + (n_stages - 1) * tokens) * one + s * s
+    }
+}
+
+/// A network as an index file holds it.
+pub(crate) struct Cnt {
+    shape: Shape,
+    layout: Layout,
+    weights: View<f16>,
+    biases: View<f32>,
+}
+
+/// Its values.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub shape: Shape,
+    pub layout: &'a Layout,
+    pub weights: &'a [f16],
+    pub biases: &'a [f32],
+}
+
+impl<'a> Weights<'a> {
+    /// A layer's weights and biases.
+    pub fn layer(&self, layer: &Layer) -> (&'a [f16], &'a [f32]) {
+        let Layer { from, to, weights_at, biases_at } = *layer;
+        (&self.weights[weights_at..weights_at + from * to], &self.biases[biases_at..biases_at + to])
+    }
+
+    /// `n` of the biases.
+    pub fn biases(&self, at: usize, n: usize) -> &'a [f32] {
+        &self.biases[at..at + n]
+    }
+}
+
+impl Cnt {
+    /// The tensors of a network.
+    pub fn declare(shape: Shape) -> Vec<TensorDecl> {
+        let layout = shape.layout();
+        vec![
+            TensorDecl::new::<f16>(WEIGHTS, &[layout.n_weights]),
+            TensorDecl::new::<f32>(BIASES, &[layout.n_biases]),
+        ]
+    }
+
+    /// Reads the tensors.
+    pub fn open(image: &Arc<Image>, shape: Shape) -> Result<Self, OpenError> {
+        let layout = shape.layout();
+        let weights: View<f16> = image.view(WEIGHTS, &[layout.n_weights])?;
+        let biases: View<f32> = image.view(BIASES, &[layout.n_biases])?;
+        let not_finite = |name: &str| OpenError::Value {
+            name: name.to_owned(),
+            reason: "expected finite values".to_owned(),
+        };
+        if weights.iter().any(|v| !v.is_finite()) {
+            return Err(not_finite(WEIGHTS));
+        }
+        if biases.iter().any(|v| !v.is_finite()) {
+            return Err(not_finite(BIASES));
+        }
+        Ok(Self { shape, layout, weights, biases })
+    }
+
+    /// Bytes that a query reads.
+    pub fn n_bytes(&self) -> usize {
+        2 * self.weights.len() + 4 * self.biases.len()
+    }
+
+    /// Its values.
+    pub fn weights(&self) -> Weights<'_> {
+        Weights { shape: self.shape, layout: &self.layout, weights: &self.weights, biases: &self.biases }
+    }
+}

@@ -1,0 +1,294 @@
+//! Finding transforms.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use faer::{Mat, MatRef};
+use rand_chacha::ChaCha8Rng;
+#[cfg(feature = "neural")]
+use rayon::prelude::*;
+
+use super::{Kind, Transform, cnt, keeps_length, linear};
+use crate::{
+    format::{Image, ImageBuilder, OpenError, VERSION},
+    metric::Metric,
+    simd::Simd,
+    spec::{LinearMap, TransformSpec},
+    train::{
+        ReadRows, generator,
+        inrp::{self, CheckpointError, Standard, Training},
+        linalg, sample,
+    },
+};
+
+/// Rows that principal axes are found on, at most, as in LoRANN: 16 384 fix a second moment.
+pub(crate) const SAMPLE: usize = 16_384;
+
+/// Pairs that the mean distance is taken of.
+const PAIRS: usize = 10_000;
+
+/// Rows that a network is run on together.
+const CHUNK: usize = 64;
+
+/// What a transform is found for, and from.
+pub(crate) struct Request<'a> {
+    /// Resolved.
+    pub spec: TransformSpec,
+    pub metric: Metric,
+    pub seed: u64,
+    pub points: &'a dyn ReadRows,
+    /// Queries of another kind than the points.
+    pub queries: Option<&'a dyn ReadRows>,
+    pub training: &'a Training,
+    /// Told of each step; `false` stops, and then the result is of no use.
+    pub report: &'a dyn Fn(u64, u64) -> bool,
+}
+
+/// A transform that cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrainError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("{0}")]
+    Memory(#[from] std::io::Error),
+    #[error(transparent)]
+    Invalid(#[from] OpenError),
+    #[cfg(not(feature = "neural"))]
+    #[error("CNT is trained by builds with the feature `neural` only")]
+    NoNeural,
+}
+
+/// A transform, in an image of its own until an index takes it over.
+#[derive(Clone)]
+pub(crate) struct Trained {
+    pub image: Arc<Image>,
+    pub transform: Arc<Transform>,
+    /// W of a linear map, which many rows meet in f32.
+    matrix: Option<Arc<[f32]>>,
+}
+
+impl Trained {
+    /// Reads a transform's own file.
+    pub fn open(image: Arc<Image>) -> Result<(Self, TransformSpec, Metric), OpenError> {
+        let spec: TransformSpec = image.parsed("transform", "a transform")?;
+        let metric: Metric = image.parsed("metric", "ip, cosine or l2")?;
+        let d: usize = image.parsed("dim", "a number of dimensions")?;
+        let unfit = |expected: String| OpenError::Metadata {
+            key: "transform",
+            expected,
+            got: image.metadata("transform").map(str::to_owned),
+        };
+        let s = spec.dims().filter(|&s| s <= d && d <= crate::spec::DIM_MAX);
+        let s = s.ok_or_else(|| unfit(format!("at most the vectors' {d} dimensions, written out")))?;
+        let transform = Transform::open(&image, spec, metric, d, s)?;
+        Ok((Self::new(image, transform), spec, metric))
+    }
+
+    /// A transform of an image, ready for many rows.
+    pub fn new(image: Arc<Image>, transform: Transform) -> Self {
+        let matrix = match &transform.kind {
+            Kind::Linear(linear) => Some(linear.matrix(transform.d).into()),
+            Kind::Cnt(_) => None,
+        };
+        Self { image, transform: Arc::new(transform), matrix }
+    }
+
+    /// Dimensions of what comes out.
+    pub fn s(&self) -> usize {
+        self.transform.s
+    }
+
+    /// Reduces `rows`, `[m, d]`, on the calling thread.
+    pub fn reduce(&self, rows: &[f32], out: &mut [f32]) {
+        let (simd, d, s) = (Simd::detect(), self.transform.d, self.transform.s);
+        match (&self.transform.kind, &self.matrix) {
+            (Kind::Cnt(cnt), _) => {
+                let mut room = cnt::cpu::Room::default();
+                for (rows, out) in rows.chunks(CHUNK * d).zip(out.chunks_mut(CHUNK * s)) {
+                    cnt::cpu::forward(simd, cnt.weights(), rows, out, &mut room);
+                }
+            }
+            (Kind::Linear(_), Some(w)) => {
+                linalg::product(linalg::rows(rows, rows.len() / d, d), linalg::rows(w, d, s), out);
+            }
+            (Kind::Linear(_), None) => {}
+        }
+        if self.transform.keeps_length {
+            for (x, y) in rows.chunks_exact(d).zip(out.chunks_exact_mut(s)) {
+                super::cpu::keep_length(simd, x, y);
+            }
+        }
+    }
+
+    /// Copies the tensors to those of an index.
+    pub fn write(&self, parts: &mut BTreeMap<&'static str, &mut [u8]>) {
+        for (name, place) in self.image.tensors() {
+            if let Some(out) = parts.get_mut(name.as_str()) {
+                out.copy_from_slice(&self.image.bytes()[place.bytes.clone()]);
+            }
+        }
+    }
+}
+
+/// Finds a transform.
+///
+/// # Errors
+/// [`TrainError`]: a checkpoint that cannot be used, or a network where there is nothing to train it with.
+pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
+    let (spec, d) = (request.spec, request.points.dim());
+    let s = spec.dims().unwrap_or(d);
+    let mut rng = generator(request.seed, "transform");
+    let source = request.queries.unwrap_or(request.points);
+    match spec {
+        TransformSpec::Linear { map, dtype, .. } => {
+            let w = match map {
+                LinearMap::Pca => {
+                    (request.report)(0, 1);
+                    let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
+                    linear::train::pca(&rows, d, s, &mut rng)
+                }
+                LinearMap::Srp => {
+                    let w = linear::train::srp(d, s, &mut rng);
+                    let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
+                    let y = linalg::par_product(&rows, w.as_ref());
+                    &w * turn(&y, s, &mut rng)
+                }
+                LinearMap::Lin => {
+                    let start = Start::new(request, &mut rng);
+                    let network =
+                        linear::train::LinearNetwork { start: row_major(start.axes.as_ref()), d, s };
+                    let w = inrp::train(&network, &start.task(request))?.remove(0);
+                    let w = linalg::rows(&w, d, s);
+                    // Not around the centre, which is the same for all rows: distances do not see it.
+                    let y = linalg::par_product(&start.rows, w);
+                    w * turn(&y, s, &mut rng)
+                }
+            };
+            (request.report)(1, 1);
+            image(request, |parts| linear::write(w.as_ref(), dtype, parts))
+        }
+        #[cfg(not(feature = "neural"))]
+        TransformSpec::Cnt { .. } => Err(TrainError::NoNeural),
+        #[cfg(feature = "neural")]
+        TransformSpec::Cnt { sizes, .. } => {
+            let start = Start::new(request, &mut rng);
+            let shape = cnt::Shape::new(d, s, sizes);
+            let mut sample = start.rows[..start.rows.len().min(cnt::train::STATISTICS * d)].to_vec();
+            start.standard.apply(&mut sample);
+            let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
+            let values = inrp::train(&network, &start.task(request))?;
+            let straight = network.weights(&values, None, Some(&start.standard));
+            let mut y = vec![0.0; start.rows.len() / d * s];
+            y.par_chunks_mut(CHUNK * s).zip(start.rows.par_chunks(CHUNK * d)).for_each(|(y, rows)| {
+                cnt::cpu::forward(Simd::detect(), straight.view(), rows, y, &mut cnt::cpu::Room::default());
+            });
+            let turned =
+                network.weights(&values, Some(turn(&y, s, &mut rng).as_ref()), Some(&start.standard));
+            image(request, |parts| turned.write(parts))
+        }
+    }
+}
+
+/// What trained transforms start from.
+struct Start {
+    /// A sample, as given.
+    rows: Vec<f32>,
+    standard: Standard,
+    /// Principal axes, scaled so that distances come out as they should by the least squared error.
+    axes: Mat<f32>,
+    mean_distance: f32,
+}
+
+impl Start {
+    fn new(request: &Request<'_>, rng: &mut ChaCha8Rng) -> Self {
+        let d = request.points.dim();
+        let s = request.spec.dims().unwrap_or(d);
+        let keeps_length = keeps_length(request.spec, request.metric);
+        let amount = if request.queries.is_some() { SAMPLE / 2 } else { SAMPLE };
+        let mut rows = Vec::new();
+        for source in [Some(request.points), request.queries].into_iter().flatten() {
+            rows.extend(source.gather(&sample(rng, source.n_rows(), amount)));
+        }
+        // Lengths are of use only from where they are measured.
+        let standard = Standard::of(&rows, d, !keeps_length);
+        let mut x = rows.clone();
+        standard.apply(&mut x);
+        let mut axes = linear::train::top_axes(&x, d, s);
+        let n = x.len() / d;
+        let pairs: Vec<[usize; 2]> = (0..PAIRS.min(n * n.saturating_sub(1)))
+            .map(|_| {
+                <[usize; 2]>::try_from(rand::seq::index::sample(rng, n, 2).into_vec()).unwrap_or_default()
+            })
+            .collect();
+        let distances = |x: &[f32], d: usize| -> Vec<f64> {
+            let distance = |&[i, j]: &[usize; 2]| {
+                let both = x[i * d..(i + 1) * d].iter().zip(&x[j * d..(j + 1) * d]);
+                both.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+            };
+            pairs.iter().map(distance).collect()
+        };
+        let given = distances(&x, d);
+        if !keeps_length {
+            let found = distances(&linalg::par_product(&x, axes.as_ref()), s);
+            let products: f64 = given.iter().zip(&found).map(|(a, b)| a * b).sum();
+            let squares: f64 = found.iter().map(|v| v * v).sum();
+            if squares > 0.0 {
+                axes *= faer::Scale(narrow(products / squares));
+            }
+        }
+        let mean = given.iter().sum::<f64>() / given.len().max(1) as f64;
+        Self { rows, standard, axes, mean_distance: if mean > 0.0 { narrow(mean) } else { 1.0 } }
+    }
+
+    fn task<'a>(&'a self, request: &'a Request<'_>) -> inrp::Task<'a> {
+        inrp::Task {
+            points: request.points,
+            queries: request.queries,
+            standard: &self.standard,
+            mean_distance: self.mean_distance,
+            keeps_length: keeps_length(request.spec, request.metric),
+            seed: request.seed,
+            training: request.training,
+            identity: format!("{}, {}, {} dimensions", request.spec, request.metric, request.points.dim()),
+            report: request.report,
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+fn narrow(v: f64) -> f32 {
+    v as f32
+}
+
+fn row_major(w: MatRef<'_, f32>) -> Vec<f32> {
+    let s = w.ncols();
+    (0..w.nrows() * s).map(|i| w[(i / s, i % s)]).collect()
+}
+
+/// A rotation of outputs `y`, `[n, s]`, into what int8 codes want: coordinate 0, which stays in f32, along the direction of most
+/// energy, the others mixed at random.
+fn turn(y: &[f32], s: usize, rng: &mut ChaCha8Rng) -> Mat<f32> {
+    linear::train::mixed(linear::train::top_axes(y, s, s).as_ref(), rng)
+}
+
+/// An image of a transform alone.
+fn image(
+    request: &Request<'_>,
+    write: impl FnOnce(&mut BTreeMap<&'static str, &mut [u8]>),
+) -> Result<Trained, TrainError> {
+    let Request { spec, metric, seed, .. } = *request;
+    let d = request.points.dim();
+    let s = spec.dims().unwrap_or(d);
+    let metadata = [
+        ("format", "nearfield".to_owned()),
+        ("version", VERSION.to_string()),
+        ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("transform", spec.to_string()),
+        ("metric", metric.to_string()),
+        ("dim", d.to_string()),
+        ("seed", seed.to_string()),
+    ];
+    let metadata = BTreeMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
+    let mut image = ImageBuilder::new(metadata, Transform::declare(spec, d, s))?;
+    write(&mut image.parts());
+    Ok(Trained::open(image.finish()?)?.0)
+}
