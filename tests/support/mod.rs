@@ -33,8 +33,8 @@ pub const SPECS: [&str; 25] = [
     "IVF5(soar=2,lambda=0.5),SQ8",
     "PCA10,IVF8(soar=3),Flat,Refine(sq8)",
     "IVF9(soar=1,T=0.2),APQ6x4",
-    "LIN8,Flat",
-    "LIN16,IVF6,RRR16",
+    "LIN8,Flat,Refine(f32)",
+    "LIN16,IVF6,RRR16,Refine(f32)",
     "LIN17x8,IVF5(soar=1),RRR16,Refine(f16)",
     "SRP9x8,IVF4,PQ4x4,Refine(f32)",
 ];
