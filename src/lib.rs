@@ -35,6 +35,7 @@ pub mod auto;
 mod block;
 mod build;
 mod codes;
+mod compress;
 mod device;
 pub mod eval;
 mod format;
@@ -57,6 +58,7 @@ mod vectors;
 
 pub use auto::{Auto, Trial};
 pub use build::{BuildError, IndexBuilder, Plan, Progress, StageTime};
+pub use compress::Compressor;
 pub use device::{Device, DeviceError, DeviceInfo};
 pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION, discard_unfinished};
 #[cfg(feature = "gpu")]

@@ -104,6 +104,9 @@ pub enum BuildError {
     /// The checkpoint of a training cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Only the transform was asked for, and the specification has none.
+    #[error("expected a specification with a transform, such as `LIN96,Flat`")]
+    NoTransform,
     /// This build of the crate has nothing to train a network with.
     #[error(
         "CNT: expected nearfield built with the feature `neural`, which trains it (searching needs none)"
@@ -267,7 +270,7 @@ impl<'a> IndexBuilder<'a> {
         let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
         let base = Source { vectors: &base, metric: self.metric, what: VECTORS };
 
-        let transform = spec.transform.map(|spec| self.find(spec, &base, queries.as_ref())).transpose()?;
+        let transform = spec.transform.map(|spec| self.find(spec, base.vectors)).transpose()?;
         let s = spec.scored_dims(d);
 
         let (arrangement, partition) = match spec.ivf {
@@ -280,7 +283,11 @@ impl<'a> IndexBuilder<'a> {
         };
 
         self.go_on()?;
-        let mut image = ImageBuilder::new(contents.metadata(), contents.declare(arrangement.sizes()))?;
+        let mut metadata = contents.metadata();
+        if let Some(training) = transform.as_ref().and_then(Trained::training) {
+            metadata.insert(transform::TRAINING.to_owned(), training.to_owned());
+        }
+        let mut image = ImageBuilder::new(metadata, contents.declare(arrangement.sizes()))?;
         let mut parts = image.parts();
         lists::write(&mut parts, &arrangement, |row| match self.ids {
             Some(ids) => ids[row as usize],
@@ -325,18 +332,16 @@ impl<'a> IndexBuilder<'a> {
     }
 
     /// Finds the transform.
-    fn find<Q: Vectors + ?Sized>(
-        &self,
-        spec: TransformSpec,
-        base: &dyn ReadRows,
-        queries: Option<&Source<'_, Q>>,
-    ) -> Result<Trained, BuildError> {
+    pub(crate) fn find<V: Vectors>(&self, spec: TransformSpec, base: &V) -> Result<Trained, BuildError> {
+        let source = |vectors, what| Source { vectors, metric: self.metric, what };
+        let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
+        let base = Source { vectors: base, metric: self.metric, what: VECTORS };
         let request = transform::Request {
             spec,
             metric: self.metric,
             seed: self.seed,
-            points: base,
-            queries: queries.map(|queries| queries as &dyn ReadRows),
+            points: &base,
+            queries: queries.as_ref().map(|queries| queries as &dyn ReadRows),
             training: &self.training,
             report: &|done, total| self.report("transform", done, total),
         };

@@ -31,7 +31,7 @@ use half::f16;
 use ndarray::Array2;
 
 pub use convert::convert;
-pub use npy::{write_ids, write_scores};
+pub use npy::{write_ids, write_scores, write_vectors};
 use table::{Element, Kind, Table};
 
 use crate::{topk::NO_ID, vectors::Vectors};

@@ -1,6 +1,9 @@
 //! NumPy arrays: headers by the npyz crate, values read in place.
 
-use std::{io::BufWriter, path::Path};
+use std::{
+    io::{BufWriter, Write},
+    path::Path,
+};
 
 use ndarray::ArrayView2;
 use npyz::{NpyHeader, Order, WriterBuilder};
@@ -124,14 +127,59 @@ pub fn write_scores(path: impl AsRef<Path>, scores: ArrayView2<'_, f32>) -> Resu
     write(path.as_ref(), scores.dim(), scores.iter().copied())
 }
 
+/// Writes vectors as f32, `[n, width]`, as many whole rows at a time as `next` returns.
+///
+/// # Errors
+/// What `next` fails with, and those of [`write_ids`].
+pub fn write_vectors<E: From<FileError>>(
+    path: impl AsRef<Path>,
+    (n_rows, width): (usize, usize),
+    mut next: impl FnMut() -> Result<Vec<f32>, E>,
+) -> Result<(), E> {
+    let path = path.as_ref();
+    check_extension(path)?;
+    let mut failed = None;
+    let written = write_atomically(path, |file| {
+        let mut out = BufWriter::new(file);
+        out.write_all(&header(Element::F32, n_rows, width))?;
+        let mut left = n_rows * width;
+        while left > 0 {
+            let values = next().map_err(|e| {
+                failed = Some(e);
+                std::io::Error::other("no more vectors")
+            })?;
+            if values.is_empty() || values.len() > left {
+                return Err(std::io::Error::other(format!(
+                    "expected {left} more values, got {}",
+                    values.len()
+                )));
+            }
+            left -= values.len();
+            for v in values {
+                out.write_all(&v.to_le_bytes())?;
+            }
+        }
+        out.flush()
+    });
+    match (failed, written) {
+        (Some(e), _) => Err(e),
+        (None, written) => written.map_err(|source| FileError::Io { path: path.to_owned(), source }.into()),
+    }
+}
+
+fn check_extension(path: &Path) -> Result<(), FileError> {
+    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("npy")) {
+        return Err(FileError::Extension { path: path.to_owned(), expected: ".npy" });
+    }
+    Ok(())
+}
+
 fn write<T: npyz::AutoSerialize>(
     path: &Path,
     (n_rows, width): (usize, usize),
     values: impl Iterator<Item = T>,
 ) -> Result<(), FileError> {
-    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("npy")) {
-        return Err(FileError::Extension { path: path.to_owned(), expected: ".npy" });
-    }
+    check_extension(path)?;
     write_atomically(path, |file| {
         let mut out = npyz::WriteOptions::<T>::new()
             .default_dtype()

@@ -6,7 +6,9 @@ use std::{
     time::Instant,
 };
 
-use nearfield::{Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Trial, Vectors, io::VectorFile};
+use nearfield::{
+    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Training, Trial, Vectors, io::VectorFile,
+};
 use serde_json::json;
 
 use crate::{error::CliError, report};
@@ -15,10 +17,14 @@ use crate::{error::CliError, report};
 ///
 /// The specification names the stages, in order:
 ///
-///   [PCA<s>[x8],] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
+///   [transform,] [IVF<n_lists>[(options)],] scorer [,Refine(dtype)]
 ///
 ///   PCA<s>                  reduce to s dimensions
 ///   PCA<s>x8                the same in int8: faster, and as good unless one dimension is hundreds of times the spread
+///   LIN<s>[x8]              by a linear map trained to keep distances: finds more than PCA<s> where few dimensions are kept
+///   CNT<s>[(options)]       by a network trained for the same (built with --features neural); options, its sizes:
+///     tokens=4, heads=2, stages=1, expansion=2
+///   SRP<s>[x8]              by a sparse random projection, a baseline
 ///   IVF<n_lists>            partition into lists; options, with commas between:
 ///     soar[=1..7]           copies of each point in further lists (SOAR); 1 unless given
 ///     lambda=<λ>            the weight of SOAR's penalty; 1 unless given
@@ -29,7 +35,7 @@ use crate::{error::CliError, report};
 ///   SQ8, Flat               a byte a dimension; full vectors
 ///   Refine(f32|f16|sq8)     stored rows for exact scores; without it scores are approximate
 ///
-/// Numbers left out of PCA (PCAx8), IVF and RRR are chosen from the data. Specifications that do well:
+/// Numbers left out of transforms, IVF and RRR are chosen from the data. Specifications that do well:
 ///
 ///   PCA,IVF,RRR,Refine(f16)                       any vectors, to begin with
 ///   PCA192x8,IVF1024(soar),RRR64x4,Refine(f16)    embeddings of some hundred dimensions, in batches
@@ -75,6 +81,26 @@ pub struct IndexArgs {
     /// Seed of every random choice: the same seed, specification and vectors give the same file.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub training: TrainingArgs,
+}
+
+/// How LIN and CNT are trained.
+#[derive(clap::Args)]
+pub struct TrainingArgs {
+    /// Steps of training, for LIN and CNT; it ends before where rows held out show no progress.
+    #[arg(long, default_value_t = Training::default().steps)]
+    steps: usize,
+    /// File that the state of a training is kept in, for LIN and CNT: an interrupted one goes on from there.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl TrainingArgs {
+    /// The training asked for.
+    pub fn training(&self) -> Training {
+        Training { steps: self.steps, checkpoint: self.checkpoint.clone(), ..Default::default() }
+    }
 }
 
 /// A specification, or the wish for one.
@@ -134,7 +160,8 @@ impl IndexArgs {
 
     /// A builder of an index of the files.
     pub fn builder<'a>(&self, spec: IndexSpec, inputs: &'a Inputs) -> IndexBuilder<'a> {
-        let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed);
+        let mut builder =
+            Index::builder(spec).metric(self.metric).seed(self.seed).training(self.training.training());
         if let Some(queries) = &inputs.queries {
             builder = builder.train_queries(queries);
         }
@@ -207,6 +234,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let Args { index: args, output } = args;
     limit_threads(args.threads)?;
     report::check_output("--output", output, None, &args.paths())?;
+    if let Some(path) = &args.training.checkpoint {
+        report::check_output("--checkpoint", path, None, &args.paths())?;
+    }
     let inputs = args.open()?;
     let spec = args.spec(&inputs)?;
     let since = Instant::now();
@@ -242,5 +272,6 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         report::duration(total),
         report::bytes(index.n_bytes()),
     ))?;
-    report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))
+    report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
+    index.metadata("training").map_or(Ok(()), |training| report::line(&format!("  {training}")))
 }

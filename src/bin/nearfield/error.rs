@@ -1,8 +1,8 @@
 //! Failures of the command, each with its exit code.
 
 use nearfield::{
-    BuildError, DeviceError, OpenError, SaveError, SearchError, auto::AutoError, eval::EvalError,
-    io::FileError,
+    BuildError, CheckpointError, DeviceError, OpenError, SaveError, SearchError, auto::AutoError,
+    eval::EvalError, io::FileError,
 };
 
 /// Why the command failed.
@@ -67,7 +67,9 @@ impl From<OpenError> for CliError {
 impl From<BuildError> for CliError {
     fn from(e: BuildError) -> Self {
         match e {
-            BuildError::Memory(_) => Self::Io(e.to_string()),
+            BuildError::Memory(_) | BuildError::Checkpoint(CheckpointError::Io { .. }) => {
+                Self::Io(e.to_string())
+            }
             _ => Self::Input(e.to_string()),
         }
     }

@@ -29,6 +29,7 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
+                "training": index.metadata("training"),
                 "index_bytes": index.n_bytes(), "lists_a_point": index.n_copies(),
                 "copy_bytes": index.copy_bytes(), "n_lists": index.n_lists(),
                 "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
@@ -49,6 +50,9 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
         ))?;
     }
     report::line(&format!("seed     {}", index.seed()))?;
+    if let Some(training) = index.metadata("training") {
+        report::line(&format!("trained  {training}"))?;
+    }
     report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
     report::line("")?;

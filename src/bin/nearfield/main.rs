@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod compress;
 mod convert;
 mod demo;
 mod devices;
@@ -54,6 +55,7 @@ enum Command {
     Plot(plot::Args),
     Bench(bench::Args),
     Convert(convert::Args),
+    Compress(compress::Args),
     /// Show what an index consists of.
     Info(info::Args),
     /// Check an index file against its checksums.
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Plot(args) => plot::run(&args, json),
         Command::Tune(args) => tune::run(&args, json),
         Command::Convert(args) => convert::run(&args, json),
+        Command::Compress(args) => compress::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Info(args) => info::show(&args, json),
         Command::Verify(args) => info::verify(&args, json),

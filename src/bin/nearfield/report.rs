@@ -171,7 +171,7 @@ pub fn ids(argument: &str, path: &Path) -> Result<Array2<u64>, CliError> {
 }
 
 /// An error of a file, with the argument that named it.
-fn of(argument: &str, error: CliError) -> CliError {
+pub fn of(argument: &str, error: CliError) -> CliError {
     match error {
         CliError::Io(text) => CliError::Io(format!("{argument}: {text}")),
         CliError::Input(text) => CliError::Input(format!("{argument}: {text}")),

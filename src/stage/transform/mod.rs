@@ -82,6 +82,16 @@ impl Transform {
         Ok(Self { kind, spec, d, s, keeps_length: keeps_length(spec, metric) })
     }
 
+    /// Dimensions of what goes in.
+    pub fn d(&self) -> usize {
+        self.d
+    }
+
+    /// Dimensions of what comes out.
+    pub fn s(&self) -> usize {
+        self.s
+    }
+
     /// Bytes that a query reads.
     pub fn n_bytes(&self) -> usize {
         match &self.kind {

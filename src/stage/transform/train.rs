@@ -26,6 +26,9 @@ pub(crate) const SAMPLE: usize = 16_384;
 /// Pairs that the mean distance is taken of.
 const PAIRS: usize = 10_000;
 
+/// The metadata entry of how a transform was trained.
+pub(crate) const TRAINING: &str = "training";
+
 /// Rows that a network is run on together.
 const CHUNK: usize = 64;
 
@@ -119,6 +122,23 @@ impl Trained {
         }
     }
 
+    /// An image of the transform alone.
+    pub fn alone(&self, spec: TransformSpec, metric: Metric) -> std::io::Result<Arc<Image>> {
+        let Transform { d, s, .. } = *self.transform;
+        let of = |key| self.image.metadata(key).unwrap_or_default().to_owned();
+        let mut image = ImageBuilder::new(
+            metadata(spec, metric, d, &of("seed"), self.training()),
+            Transform::declare(spec, d, s),
+        )?;
+        self.write(&mut image.parts());
+        image.finish()
+    }
+
+    /// How it was trained, where it was.
+    pub fn training(&self) -> Option<&str> {
+        self.image.metadata(TRAINING)
+    }
+
     /// Copies the tensors to those of an index.
     pub fn write(&self, parts: &mut BTreeMap<&'static str, &mut [u8]>) {
         for (name, place) in self.image.tensors() {
@@ -140,6 +160,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
     let source = request.queries.unwrap_or(request.points);
     match spec {
         TransformSpec::Linear { map, dtype, .. } => {
+            let mut training = None;
             let w = match map {
                 LinearMap::Pca => {
                     (request.report)(0, 1);
@@ -147,6 +168,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                     linear::train::pca(&rows, d, s, &mut rng)
                 }
                 LinearMap::Srp => {
+                    (request.report)(0, 1);
                     let w = linear::train::srp(d, s, &mut rng);
                     let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
                     let y = linalg::par_product(&rows, w.as_ref());
@@ -156,15 +178,16 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                     let start = Start::new(request, &mut rng);
                     let network =
                         linear::train::LinearNetwork { start: row_major(start.axes.as_ref()), d, s };
-                    let w = inrp::train(&network, &start.task(request))?.remove(0);
+                    let mut trained = inrp::train(&network, &start.task(request))?;
+                    training = Some(trained.to_string());
+                    let w = trained.values.remove(0);
                     let w = linalg::rows(&w, d, s);
                     // Not around the centre, which is the same for all rows: distances do not see it.
                     let y = linalg::par_product(&start.rows, w);
                     w * turn(&y, s, &mut rng)
                 }
             };
-            (request.report)(1, 1);
-            image(request, |parts| linear::write(w.as_ref(), dtype, parts))
+            image(request, training.as_deref(), |parts| linear::write(w.as_ref(), dtype, parts))
         }
         #[cfg(not(feature = "neural"))]
         TransformSpec::Cnt { .. } => Err(TrainError::NoNeural),
@@ -175,7 +198,8 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             let mut sample = start.rows[..start.rows.len().min(cnt::train::STATISTICS * d)].to_vec();
             start.standard.apply(&mut sample);
             let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
-            let values = inrp::train(&network, &start.task(request))?;
+            let trained = inrp::train(&network, &start.task(request))?;
+            let (training, values) = (trained.to_string(), trained.values);
             let straight = network.weights(&values, None, Some(&start.standard));
             let mut y = vec![0.0; start.rows.len() / d * s];
             y.par_chunks_mut(CHUNK * s).zip(start.rows.par_chunks(CHUNK * d)).for_each(|(y, rows)| {
@@ -183,7 +207,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             });
             let turned =
                 network.weights(&values, Some(turn(&y, s, &mut rng).as_ref()), Some(&start.standard));
-            image(request, |parts| turned.write(parts))
+            image(request, Some(&training), |parts| turned.write(parts))
         }
     }
 }
@@ -273,22 +297,35 @@ fn turn(y: &[f32], s: usize, rng: &mut ChaCha8Rng) -> Mat<f32> {
 /// An image of a transform alone.
 fn image(
     request: &Request<'_>,
+    training: Option<&str>,
     write: impl FnOnce(&mut BTreeMap<&'static str, &mut [u8]>),
 ) -> Result<Trained, TrainError> {
     let Request { spec, metric, seed, .. } = *request;
     let d = request.points.dim();
     let s = spec.dims().unwrap_or(d);
-    let metadata = [
-        ("format", "nearfield".to_owned()),
-        ("version", VERSION.to_string()),
-        ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ("transform", spec.to_string()),
-        ("metric", metric.to_string()),
-        ("dim", d.to_string()),
-        ("seed", seed.to_string()),
-    ];
-    let metadata = BTreeMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
-    let mut image = ImageBuilder::new(metadata, Transform::declare(spec, d, s))?;
+    let entries = metadata(spec, metric, d, &seed.to_string(), training);
+    let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s))?;
     write(&mut image.parts());
     Ok(Trained::open(image.finish()?)?.0)
+}
+
+/// The entries of the header of a transform alone.
+fn metadata(
+    spec: TransformSpec,
+    metric: Metric,
+    d: usize,
+    seed: &str,
+    training: Option<&str>,
+) -> BTreeMap<String, String> {
+    let entries = [
+        ("format", "nearfield"),
+        ("version", &VERSION.to_string()),
+        ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION"))),
+        ("transform", &spec.to_string()),
+        ("metric", &metric.to_string()),
+        ("dim", &d.to_string()),
+        ("seed", seed),
+    ];
+    let entries = entries.into_iter().chain(training.map(|training| (TRAINING, training)));
+    entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -51,6 +51,7 @@ pub(super) struct State {
     pub step: usize,
     /// Evaluations since the best one.
     pub waits: usize,
+    pub start_loss: f64,
     pub best_loss: f64,
     pub best: Vec<Vec<f32>>,
     pub values: Vec<Vec<f32>>,
@@ -62,10 +63,12 @@ pub(super) struct State {
 impl State {
     /// Nothing done yet.
     pub fn new(start: Vec<Vec<f32>>, evaluate: impl Fn(&[Vec<f32>]) -> f64) -> Self {
+        let start_loss = evaluate(&start);
         Self {
             step: 0,
             waits: 0,
-            best_loss: evaluate(&start),
+            start_loss,
+            best_loss: start_loss,
             best: start.clone(),
             moments: start.iter().map(|values| Moments::zero(values.len())).collect(),
             values: start,
@@ -180,17 +183,18 @@ impl<'a> Checkpoint<'a> {
             };
             start.iter().enumerate().map(read).collect()
         };
-        let counters: Option<(usize, usize, u64)> =
+        let counters: Option<(usize, usize, [u64; 2])> =
             metadata.get(COUNTERS).and_then(|text| serde_json::from_str(text).ok());
-        let Some((step, waits, best_bits)) = counters else {
-            return Err(foreign(format!("metadata `{COUNTERS}`: expected steps, waits and a loss")));
+        let Some((step, waits, losses)) = counters else {
+            return Err(foreign(format!("metadata `{COUNTERS}`: expected steps, waits and losses")));
         };
         let [firsts, seconds] = [values("first")?, values("second")?];
         let averages = if tensors.tensor("average.0").is_ok() { values("average")? } else { Vec::new() };
         Ok(Some(State {
             step,
             waits,
-            best_loss: f64::from_bits(best_bits),
+            start_loss: f64::from_bits(losses[0]),
+            best_loss: f64::from_bits(losses[1]),
             best: values("best")?,
             values: values("value")?,
             moments: firsts.into_iter().zip(seconds).map(|(a, b)| Moments([a, b])).collect(),
@@ -208,7 +212,8 @@ impl<'a> Checkpoint<'a> {
             tensors.push((format!("first.{i}"), Values::new(first)));
             tensors.push((format!("second.{i}"), Values::new(second)));
         }
-        let counters = serde_json::json!([state.step, state.waits, state.best_loss.to_bits()]).to_string();
+        let losses = [state.start_loss, state.best_loss].map(f64::to_bits);
+        let counters = serde_json::json!([state.step, state.waits, losses]).to_string();
         let metadata =
             HashMap::from([(IDENTITY.to_owned(), self.identity.clone()), (COUNTERS.to_owned(), counters)]);
         let written = safetensors::serialize(tensors, Some(metadata))

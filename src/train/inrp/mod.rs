@@ -14,7 +14,7 @@ mod adam;
 mod checkpoint;
 mod pairs;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use rand::RngExt;
 use rayon::prelude::*;
@@ -218,10 +218,26 @@ impl Held {
     }
 }
 
-/// Trains a network; returns its parameters as they did best.
+/// What training has found.
+pub(crate) struct Outcome {
+    /// Parameters as they did best.
+    pub values: Vec<Vec<f32>>,
+    steps: usize,
+    /// The loss on rows held out, at the start and at best.
+    losses: [f64; 2],
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [start, best] = self.losses;
+        write!(f, "{} steps, loss on rows held out from {start:.6} to {best:.6}", self.steps)
+    }
+}
+
+/// Trains a network.
 ///
 /// The result depends on the seed alone, not on the number of threads nor on interruptions that a checkpoint mends.
-pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Vec<Vec<f32>>, CheckpointError> {
+pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, CheckpointError> {
     let training = task.training;
     let held = Held::new(task);
     let held_rows = task.rows(&held.points, &held.queries);
@@ -270,7 +286,7 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Vec<Vec<f3
         }
     }
     (task.report)(total, total);
-    Ok(state.best)
+    Ok(Outcome { values: state.best, steps: state.step, losses: [state.start_loss, state.best_loss] })
 }
 
 #[cfg(test)]
@@ -324,7 +340,7 @@ mod tests {
             identity,
             report,
         };
-        Ok(train(&network, &task)?.remove(0))
+        Ok(train(&network, &task)?.values.remove(0))
     }
 
     fn loss(points: &Made, w: &[f32]) -> f64 {
