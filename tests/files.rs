@@ -6,7 +6,7 @@ mod support;
 use std::{fs, path::Path};
 
 use ndarray::Array2;
-use nearfield::{Device, Index, Metric, OpenError, SearchParams};
+use nearfield::{Device, Index, Metric, OpenError, SearchParams, Training};
 use proptest::prelude::*;
 use support::{METRICS, NETWORKS, SPECS, build, made, search, v1};
 
@@ -69,6 +69,7 @@ fn builds_are_reproducible_on_any_number_of_threads() {
         "IVF20,SQ8,Refine(sq8)",
         "PCA20,IVF10,Flat",
         "IVF10(soar,T=0.1),APQ9x4",
+        "LIN10,IVF10,SQ8",
     ] {
         for queries in [false, true] {
             let files: Vec<Vec<u8>> = [1, 2, 7, 1]
@@ -76,7 +77,9 @@ fn builds_are_reproducible_on_any_number_of_threads() {
                 .enumerate()
                 .map(|(i, &threads)| {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let training = Training { steps: 30, ..Default::default() };
                     let mut builder = Index::builder(spec.parse().unwrap()).metric(Metric::Cosine).seed(5);
+                    builder = builder.training(training);
                     if queries {
                         builder = builder.train_queries(&train);
                     }

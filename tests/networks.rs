@@ -58,3 +58,113 @@ fn training_wants_the_feature() {
     let error = Index::builder("CNT5,Flat".parse().unwrap()).build(base.view()).unwrap_err();
     assert!(error.to_string().contains("feature `neural`"), "{error}");
 }
+
+#[cfg(feature = "neural")]
+mod trained {
+    use ndarray::{Array2, Axis};
+    use nearfield::{BuildError, CheckpointError, Compressor, Metric, Training};
+
+    use super::*;
+
+    fn compressor(spec: &str, metric: Metric, base: &Array2<f32>, training: &Training) -> Compressor {
+        let builder = Index::builder(format!("{spec},Flat").parse().unwrap());
+        builder.metric(metric).seed(5).training(training.clone()).compressor(base.view()).unwrap()
+    }
+
+    /// Distances of some pairs of rows.
+    fn distances(rows: &Array2<f32>) -> Vec<f32> {
+        let pairs = (0..rows.nrows()).map(|i| (i, (i * 7 + 1) % rows.nrows()));
+        pairs.map(|(i, j)| (&rows.row(i) - &rows.row(j)).mapv(|v| v * v).sum().sqrt()).collect()
+    }
+
+    /// Centred rows, of which PCA is what everybody calls so.
+    fn centred(n: usize) -> Array2<f32> {
+        let rows = made(n, 24, 1);
+        let mean = rows.mean_axis(Axis(0)).unwrap();
+        rows - mean
+    }
+
+    #[test]
+    fn training_starts_as_principal_axes() {
+        let base = centred(600);
+        let none = Training { steps: 0, ..Default::default() };
+        let pca = distances(&compressor("PCA6", Metric::L2, &base, &none).compress(&base.view()).unwrap());
+        for spec in ["LIN6", "CNT6", "CNT6(tokens=3,heads=1,stages=3)"] {
+            let small = compressor(spec, Metric::L2, &base, &none).compress(&base.view()).unwrap();
+            let found = distances(&small);
+            let scale = found[0] / pca[0];
+            assert!(scale >= 1.0, "{spec}: axes lose distance, so they are stretched: {scale}");
+            for (found, pca) in found.iter().zip(&pca) {
+                assert!(
+                    (found - scale * pca).abs() < 0.01 * scale * pca,
+                    "{spec}: {found} against {scale} · {pca}"
+                );
+            }
+        }
+    }
+
+    /// The nearest other row of each of the first rows.
+    fn nearest(rows: &Array2<f32>) -> Vec<usize> {
+        let distance = |i: usize, j: usize| (&rows.row(i) - &rows.row(j)).mapv(|v| v * v).sum();
+        let others = |i: usize| (0..rows.nrows()).filter(move |&j| j != i);
+        (0..300)
+            .map(|i| others(i).min_by(|&a, &b| distance(i, a).total_cmp(&distance(i, b))).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn training_keeps_neighbours_and_lengths() {
+        let base = made(1500, 24, 1);
+        for metric in METRICS {
+            let mut given = base.clone();
+            if metric == Metric::Cosine {
+                given.rows_mut().into_iter().for_each(|mut row| row /= row.dot(&row).sqrt());
+            }
+            let want = nearest(&given);
+            let kept = |steps| {
+                let training = Training { steps, batch: 256, ..Default::default() };
+                let compressor = compressor("CNT12", metric, &base, &training);
+                let small = compressor.compress(&base.view()).unwrap();
+                if metric != Metric::L2 {
+                    for (a, b) in small.rows().into_iter().zip(given.rows()) {
+                        let (a, b) = (a.dot(&a).sqrt(), b.dot(&b).sqrt());
+                        assert!((a - b).abs() < 1e-4 * b, "{metric}: length {a} of {b}");
+                    }
+                }
+                nearest(&small).iter().zip(&want).filter(|(a, b)| a == b).count()
+            };
+            let (before, after) = (kept(0), kept(400));
+            assert!(after > before + 5, "{metric}: nearest rows kept {before} and {after} of 300");
+        }
+    }
+
+    #[test]
+    fn training_does_not_depend_on_threads_or_interruptions() {
+        let base = made(700, 24, 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("training.safetensors");
+        let training = Training { steps: 40, batch: 64, ..Default::default() };
+        let small = |training: &Training| {
+            compressor("CNT6", Metric::Cosine, &base, training).compress(&base.view()).unwrap()
+        };
+        let want = small(&training);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(pool.install(|| small(&training)), want);
+
+        let kept = Training { checkpoint: Some(path.clone()), ..training };
+        let flag = std::sync::atomic::AtomicBool::new(false);
+        let stop = |p: nearfield::Progress| {
+            flag.fetch_or(p.stage == "transform" && p.done >= 25, std::sync::atomic::Ordering::Relaxed);
+        };
+        let builder = Index::builder("CNT6,Flat".parse().unwrap()).metric(Metric::Cosine).seed(5);
+        let builder = builder.training(kept.clone()).progress(&stop).cancel(&flag);
+        assert!(matches!(builder.compressor(base.view()), Err(BuildError::Cancelled)));
+        assert!(path.exists());
+        assert_eq!(small(&kept), want);
+
+        let other =
+            Index::builder("CNT7,Flat".parse().unwrap()).metric(Metric::Cosine).seed(5).training(kept);
+        let error = other.build(base.view()).unwrap_err();
+        assert!(matches!(error, BuildError::Checkpoint(CheckpointError::Other { .. })), "{error}");
+    }
+}
