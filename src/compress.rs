@@ -1,8 +1,8 @@
 //! Transforms by themselves: vectors compressed for any other library.
 //!
-//! A [`Compressor`] reduces vectors as an index of the same specification would. What comes out of `LIN`, `CNT` and `SRP` is compared
-//! as the vectors themselves are: distances stay about what they were, and with [`Metric::Ip`] and [`Metric::Cosine`] lengths stay
-//! exactly so. What comes out of `PCA` has products like theirs, and shorter lengths.
+//! A [`Compressor`] reduces vectors as an index of the same specification would. What comes out is compared as the vectors
+//! themselves are; distances stay about what they were (with `PCA` shorter), and with [`Metric::Ip`] and [`Metric::Cosine`] lengths stay
+//! exactly so.
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -69,7 +69,7 @@ impl Compressor {
         let model = index.model();
         let (spec, metric, d) = (model.spec.transform?, model.metric, model.dim);
         let transform = Transform::open(&model.image, spec, metric, d, model.spec.scored_dims(d)).ok()?;
-        Some(Self { trained: Trained::new(model.image.clone(), transform), spec, metric })
+        Some(Self { trained: Trained::new(model.image.clone(), transform, metric), spec, metric })
     }
 
     /// Reads a file that [`Compressor::save`] has written, or the transform of an index.

@@ -19,7 +19,7 @@ use crate::{
 ///   nearfield compress base.npy --lin 96 --metric cosine --save lin.nf -o base96.npy
 ///   nearfield compress queries.npy --with lin.nf -o queries96.npy
 ///
-/// What comes out is compared as the vectors are: LIN and CNT keep distances, and with ip and cosine lengths too.
+/// What comes out is compared as the vectors are, and with ip and cosine it has their lengths.
 ///
 ///   --lin S    a linear map trained to keep distances; seconds, and as quick to apply as PCA
 ///   --cnt S    a small network trained for the same; minutes. Sizes as in a specification: --cnt "96(tokens=12,heads=4,stages=2)"

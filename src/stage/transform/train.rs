@@ -67,6 +67,8 @@ pub(crate) struct Trained {
     pub transform: Arc<Transform>,
     /// W of a linear map, which many rows meet in f32.
     matrix: Option<Arc<[f32]>>,
+    /// Outputs are scaled to the length of inputs.
+    keeps_length: bool,
 }
 
 impl Trained {
@@ -83,16 +85,16 @@ impl Trained {
         let s = spec.dims().filter(|&s| s <= d && d <= crate::spec::DIM_MAX);
         let s = s.ok_or_else(|| unfit(format!("at most the vectors' {d} dimensions, written out")))?;
         let transform = Transform::open(&image, spec, metric, d, s)?;
-        Ok((Self::new(image, transform), spec, metric))
+        Ok((Self::new(image, transform, metric), spec, metric))
     }
 
     /// A transform of an image, ready for many rows.
-    pub fn new(image: Arc<Image>, transform: Transform) -> Self {
+    pub fn new(image: Arc<Image>, transform: Transform, metric: Metric) -> Self {
         let matrix = match &transform.kind {
             Kind::Linear(linear) => Some(linear.matrix(transform.d).into()),
             Kind::Cnt(_) => None,
         };
-        Self { image, transform: Arc::new(transform), matrix }
+        Self { image, transform: Arc::new(transform), matrix, keeps_length: !metric.is_l2() }
     }
 
     /// Dimensions of what comes out.
@@ -115,7 +117,7 @@ impl Trained {
             }
             (Kind::Linear(_), None) => {}
         }
-        if self.transform.keeps_length {
+        if self.keeps_length {
             for (x, y) in rows.chunks_exact(d).zip(out.chunks_exact_mut(s)) {
                 super::cpu::keep_length(simd, x, y);
             }
@@ -306,7 +308,10 @@ fn image(
     let entries = metadata(spec, metric, d, &seed.to_string(), training);
     let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s))?;
     write(&mut image.parts());
-    Ok(Trained::open(image.finish()?)?.0)
+    let mut trained = Trained::open(image.finish()?)?.0;
+    // Points may be short along the axes of queries of another kind.
+    trained.keeps_length &= request.queries.is_none() || keeps_length(spec, metric);
+    Ok(trained)
 }
 
 /// The entries of the header of a transform alone.
