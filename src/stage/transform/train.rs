@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use faer::{Mat, MatRef};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 #[cfg(feature = "neural")]
 use rayon::prelude::*;
@@ -230,20 +231,25 @@ impl Start {
         let s = request.spec.dims().unwrap_or(d);
         let keeps_length = keeps_length(request.spec, request.metric);
         let amount = if request.queries.is_some() { SAMPLE / 2 } else { SAMPLE };
-        let mut rows = Vec::new();
-        for source in [Some(request.points), request.queries].into_iter().flatten() {
-            rows.extend(source.gather(&sample(rng, source.n_rows(), amount)));
-        }
+        let mut gather = |source: &dyn ReadRows| source.gather(&sample(rng, source.n_rows(), amount));
+        let mut rows = gather(request.points);
+        let n_points = rows.len() / d;
+        rows.extend(request.queries.map(&mut gather).unwrap_or_default());
         // Lengths are of use only from where they are measured.
         let standard = Standard::of(&rows, d, !keeps_length);
         let mut x = rows.clone();
         standard.apply(&mut x);
-        let mut axes = linear::train::top_axes(&x, d, s);
+        let mut axes =
+            linear::train::top_axes(&x, d, s);
         let n = x.len() / d;
-        let pairs: Vec<[usize; 2]> = (0..PAIRS.min(n * n.saturating_sub(1)))
+        let pairs: Vec<[usize; 2]> = (0..PAIRS)
             .map(|_| {
-                <[usize; 2]>::try_from(rand::seq::index::sample(rng, n, 2).into_vec()).unwrap_or_default()
+                let i = rng.random_range(0..n_points);
+                // A query where there are any, else another point.
+                let first = if n_points < n { n_points } else { 0 };
+                [i, rng.random_range(first..n)]
             })
+            .filter(|[i, j]| i != j)
             .collect();
         let distances = |x: &[f32], d: usize| -> Vec<f64> {
             let distance = |&[i, j]: &[usize; 2]| {

@@ -149,7 +149,7 @@ impl Standard {
 /// What a network is trained on, and how.
 pub(crate) struct Task<'a> {
     pub points: &'a dyn ReadRows,
-    /// Queries of another kind than the points: half of each batch.
+    /// Queries of another kind than the points: half of each batch, and only their pairs with points count.
     pub queries: Option<&'a dyn ReadRows>,
     pub standard: &'a Standard,
     /// Mean distance of two rows, by that standard.
@@ -174,6 +174,12 @@ impl Task<'_> {
         rows
     }
 
+    /// Points in a batch.
+    fn batch_points(&self) -> usize {
+        let batch = self.training.batch;
+        if self.queries.is_some() { batch - batch / 2 } else { batch }
+    }
+
     /// Rows of a step's batch: any but those held out, unless all are.
     fn batch(&self, step: usize, held: &Held) -> Vec<f32> {
         let mut rng = generator(self.seed, &format!("batch {step}"));
@@ -184,12 +190,10 @@ impl Task<'_> {
                 .take(amount)
                 .collect()
         };
-        let queries = match self.queries {
-            Some(source) => draw(source, &held.queries, self.training.batch / 2),
-            None => Vec::new(),
-        };
-        let points = draw(self.points, &held.points, self.training.batch - queries.len());
-        self.rows(&points, &queries)
+        let n_points = self.batch_points();
+        let points = draw(self.points, &held.points, n_points);
+        let queries = self.queries.map(|source| draw(source, &held.queries, self.training.batch - n_points));
+        self.rows(&points, &queries.unwrap_or_default())
     }
 
     /// The factor on rates at a step.
@@ -242,7 +246,7 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
     let held = Held::new(task);
     let held_rows = task.rows(&held.points, &held.queries);
     let d = task.standard.centre.len();
-    let held_pairs = Pairs::new(&held_rows, d, task.mean_distance, task.keeps_length);
+    let held_pairs = Pairs::new(&held_rows, d, held.points.len(), task.mean_distance, task.keeps_length);
     let evaluate = |values: &[Vec<f32>]| held_pairs.loss(&network.outputs(values, &held_rows), None);
 
     let parameters = network.parameters();
@@ -260,7 +264,7 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
             break;
         }
         let x = task.batch(state.step, &held);
-        let pairs = Pairs::new(&x, d, task.mean_distance, task.keeps_length);
+        let pairs = Pairs::new(&x, d, task.batch_points(), task.mean_distance, task.keeps_length);
         let gradients = network.gradients(&state.values, &x, &mut |y| {
             let mut gradient = vec![0.0; y.len()];
             pairs.loss(y, Some(&mut gradient));
@@ -348,7 +352,7 @@ mod tests {
         let mut rows = points.0[..500 * d].to_vec();
         Standard::of(&points.0, d, true).apply(&mut rows);
         let y = LinearNetwork { start: Vec::new(), d, s: d / 4 }.outputs(&[w.to_vec()], &rows);
-        Pairs::new(&rows, d, (2.0 * d as f32).sqrt(), false).loss(&y, None)
+        Pairs::new(&rows, d, 500, (2.0 * d as f32).sqrt(), false).loss(&y, None)
     }
 
     #[test]

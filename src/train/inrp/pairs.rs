@@ -19,13 +19,15 @@ pub(crate) struct Pairs {
     /// Distances of all pairs, `[m, m]`.
     distances: Vec<f32>,
     mean_distance: f32,
+    /// Rows that are points, where the others are queries: then only pairs of one of each count.
+    n_points: usize,
     /// Lengths that outputs are scaled to.
     lengths: Option<Vec<f32>>,
 }
 
 impl Pairs {
-    /// All pairs of `x`, `[m, d]`.
-    pub fn new(x: &[f32], d: usize, mean_distance: f32, keeps_length: bool) -> Self {
+    /// The pairs of `x`, `[m, d]`: all, or those of its first `n_points` rows with the others if there are others.
+    pub fn new(x: &[f32], d: usize, n_points: usize, mean_distance: f32, keeps_length: bool) -> Self {
         let m = x.len() / d;
         let norms = norms(x, d);
         let mut distances = vec![0.0; m * m];
@@ -33,7 +35,7 @@ impl Pairs {
             distances_of(x, d, &norms, piece * PIECE, out);
         });
         let lengths = keeps_length.then(|| norms.iter().map(|norm| norm.sqrt()).collect());
-        Self { m, distances, mean_distance, lengths }
+        Self { m, n_points, distances, mean_distance, lengths }
     }
 
     /// The loss of outputs `y`, `[m, s]`, and its gradient by them, where there is room for it.
@@ -56,7 +58,8 @@ impl Pairs {
                 for ((i, found), total) in rows.clone().zip(found.chunks_exact_mut(m)).zip(&mut totals) {
                     let wanted = &self.distances[i * m..(i + 1) * m];
                     for (j, (found, &wanted)) in found.iter_mut().zip(wanted).enumerate() {
-                        if i == j || wanted <= near {
+                        let is_apart = self.n_points < m && (i < self.n_points) == (j < self.n_points);
+                        if i == j || is_apart || wanted <= near {
                             *found = 0.0;
                             continue;
                         }
@@ -138,7 +141,7 @@ mod tests {
     use crate::train::{generator, normal};
 
     /// The loss as it is written down, in f64.
-    fn plain(x: &[Vec<f64>], y: &[Vec<f64>], mean: f64, keeps_length: bool) -> f64 {
+    fn plain(x: &[Vec<f64>], y: &[Vec<f64>], n_points: usize, mean: f64, keeps_length: bool) -> f64 {
         let length = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
         let distance =
             |a: &[f64], b: &[f64]| length(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
@@ -153,6 +156,9 @@ mod tests {
         let (mut sum, mut n) = (0.0, 0.0);
         for i in 0..x.len() {
             for j in 0..i {
+                if n_points < x.len() && (i < n_points) == (j < n_points) {
+                    continue;
+                }
                 let wanted = distance(&x[i], &x[j]);
                 let weight = (-(wanted / mean).ln()).clamp(0.01, 2.0);
                 sum += weight * (distance(&y[i], &y[j]) - wanted).abs();
@@ -172,17 +178,17 @@ mod tests {
         };
         let (x, y) = (rows(d), rows(s));
         let flat = |rows: &[Vec<f64>]| rows.iter().flatten().map(|&v| v as f32).collect::<Vec<f32>>();
-        for keeps_length in [false, true] {
-            let pairs = Pairs::new(&flat(&x), d, 3.5, keeps_length);
+        for (keeps_length, n_points) in [(false, m), (true, m), (false, 20), (true, 65)] {
+            let pairs = Pairs::new(&flat(&x), d, n_points, 3.5, keeps_length);
             let mut gradient = vec![0.0; m * s];
             let loss = pairs.loss(&flat(&y), Some(&mut gradient));
-            let want = plain(&x, &y, 3.5, keeps_length);
+            let want = plain(&x, &y, n_points, 3.5, keeps_length);
             assert!((loss - want).abs() < 1e-5 * want, "{loss} against {want}");
             for at in 0..m * s {
                 let moved = |by: f64| {
                     let mut y = y.clone();
                     y[at / s][at % s] += by;
-                    plain(&x, &y, 3.5, keeps_length)
+                    plain(&x, &y, n_points, 3.5, keeps_length)
                 };
                 let want = (moved(1e-6) - moved(-1e-6)) / 2e-6;
                 let got = f64::from(gradient[at]);
