@@ -3,6 +3,7 @@
 
 mod blocks;
 mod candidates;
+mod networks;
 mod pq;
 mod rows;
 

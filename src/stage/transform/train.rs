@@ -239,8 +239,7 @@ impl Start {
         let standard = Standard::of(&rows, d, !keeps_length);
         let mut x = rows.clone();
         standard.apply(&mut x);
-        let mut axes =
-            linear::train::top_axes(&x, d, s);
+        let mut axes = linear::train::top_axes(&x, d, s);
         let n = x.len() / d;
         let pairs: Vec<[usize; 2]> = (0..PAIRS)
             .map(|_| {

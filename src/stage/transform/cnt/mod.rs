@@ -222,3 +222,98 @@ impl Cnt {
         Weights { shape: self.shape, layout: &self.layout, weights: &self.weights, biases: &self.biases }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        block::BlockQuery,
+        format::ImageBuilder,
+        metric::Metric,
+        simd::Simd,
+        spec::TransformSpec,
+        stage::transform::{self, Transform, cpu::Projection},
+        train::{generator, normal},
+    };
+
+    /// Networks of several shapes, from 129 to 70 dimensions: of tiles that are full and of others.
+    pub const SIZES: [CntSizes; 3] = [
+        CntSizes { tokens: 1, heads: 1, stages: 1, expansion: 1 },
+        CntSizes { tokens: 4, heads: 2, stages: 2, expansion: 2 },
+        CntSizes { tokens: 64, heads: 3, stages: 1, expansion: 4 },
+    ];
+
+    /// A network of random weights.
+    pub fn random(d: usize, s: usize, sizes: CntSizes, metric: Metric) -> Transform {
+        let spec = TransformSpec::Cnt { dims: Some(s), sizes };
+        let mut rng = generator(9, "test");
+        let entries = [("format", "nearfield"), ("version", "1")];
+        let entries = entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s)).unwrap();
+        let layout = Shape::new(d, s, sizes).layout();
+        let mut parts = image.parts();
+        // Outputs of about the size of inputs.
+        let mut layers = vec![layout.input, layout.output];
+        layers.extend(layout.stages.iter().flat_map(|at| [at.queries, at.keys, at.out, at.up, at.down]));
+        for Layer { from, to, weights_at, .. } in layers {
+            let spread = 1.0 / (from as f32).sqrt();
+            let weights: Vec<f16> =
+                (0..from * to).map(|_| f16::from_f32(spread * normal(&mut rng))).collect();
+            let out = &mut parts.get_mut(WEIGHTS).unwrap()[2 * weights_at..2 * (weights_at + from * to)];
+            out.copy_from_slice(bytemuck::cast_slice(&weights));
+        }
+        let mut biases: Vec<f32> = (0..layout.n_biases).map(|_| 0.3 * normal(&mut rng)).collect();
+        biases[layout.scales_at..][..2].copy_from_slice(&[2.0, 0.5]);
+        parts.get_mut(BIASES).unwrap().copy_from_slice(bytemuck::cast_slice(&biases));
+        Transform::open(&image.finish().unwrap(), spec, metric, d, s).unwrap()
+    }
+
+    /// Queries `[n, d]`.
+    pub fn queries(n: usize, d: usize) -> Vec<f32> {
+        let mut rng = generator(10, "test");
+        (0..n * d).map(|_| normal(&mut rng)).collect()
+    }
+
+    /// Asserts that results are those of the reference but for rounding.
+    pub fn assert_close(got: &[f32], want: &[f32], what: &str) {
+        let size = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!(
+                (got - want).abs() <= 2e-5 * size,
+                "{what}, value {i}: {got} against {want}, of up to {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_agrees_with_the_reference() {
+        let (d, s) = (129, 70);
+        for sizes in SIZES {
+            for metric in [Metric::L2, Metric::Ip] {
+                let network = random(d, s, sizes, metric);
+                let queries = queries(4, d);
+                let mut rows = queries.chunks_exact(d);
+                let rows: [&[f32]; 4] = std::array::from_fn(|_| rows.next().unwrap());
+                let want = rows.map(|q| transform::reference::project(&network, q));
+                for simd in Simd::available() {
+                    let mut room = cpu::Room::default();
+                    let mut codes: [BlockQuery; 4] = Default::default();
+                    let mut got: [Vec<f32>; 4] = Default::default();
+                    let mut each = codes.iter_mut().zip(&mut got).zip(rows);
+                    let four: [Projection<'_>; 4] = std::array::from_fn(|_| {
+                        let ((codes, reduced), q) = each.next().unwrap();
+                        Projection { q, codes, reduced }
+                    });
+                    transform::cpu::project(simd, &network, four, &mut room);
+                    for (got, want) in got.iter().zip(&want) {
+                        assert_close(got, want, &format!("{sizes:?} {metric} {simd:?}"));
+                    }
+                    let (mut alone, mut codes) = (Vec::new(), BlockQuery::default());
+                    let one = Projection { q: rows[2], codes: &mut codes, reduced: &mut alone };
+                    transform::cpu::project(simd, &network, [one], &mut room);
+                    assert_eq!(alone, got[2], "{sizes:?} {metric} {simd:?}: alone and in company");
+                }
+            }
+        }
+    }
+}
