@@ -89,16 +89,19 @@ impl State {
         }
     }
 
-    /// Keeps what is best.
+    /// Keeps what is best: the values, or their average, which lags behind while rates are high and is better when they are low.
     pub fn judge(&mut self, evaluate: impl Fn(&[Vec<f32>]) -> f64) {
-        let current = if self.averages.is_empty() { &self.values } else { &self.averages };
-        let loss = evaluate(current);
-        // A loss that is not a number is no better.
-        if loss < self.best_loss {
-            (self.best_loss, self.waits) = (loss, 0);
-            self.best.clone_from(current);
-        } else {
-            self.waits += 1;
+        self.waits += 1;
+        for current in [&self.values, &self.averages] {
+            if current.is_empty() {
+                continue;
+            }
+            let loss = evaluate(current);
+            // A loss that is not a number is no better.
+            if loss < self.best_loss {
+                (self.best_loss, self.waits) = (loss, 0);
+                self.best.clone_from(current);
+            }
         }
     }
 }
