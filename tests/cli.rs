@@ -11,6 +11,7 @@ use std::{
 };
 
 use ndarray::Array2;
+use nearfield::{Vectors, io::VectorFile};
 use support::{embedded, made, write_fbin};
 
 struct Folder(tempfile::TempDir);
@@ -362,6 +363,88 @@ fn tuning_wants_something_to_compare_with() {
     let other = folder.path("tuned.nf");
     json(&[&"tune", &index, &"--base", &base, &"-k", &"5", &"-o", &other, &"--json"]);
     assert!(run(&[&"search", &other, &base, &"-k", &"5", &"--recall", &"0.3"]).status.success());
+}
+
+#[test]
+fn vectors_are_compressed_alike_by_all_ways() {
+    let folder = Folder::new();
+    let (x, q) = (made(900, 24, 1), made(30, 24, 2));
+    let (base, queries) = (folder.vectors("base.fbin", &x), folder.vectors("queries.fbin", &q));
+    let [out, again, whole, transform] = ["a.npy", "b.npy", "c.npy", "lin.nf"].map(|name| folder.path(name));
+    let found = &json(&[
+        &"compress",
+        &base,
+        &"--lin",
+        &"6",
+        &"--metric",
+        &"cosine",
+        &"--steps",
+        &"60",
+        &"--save",
+        &transform,
+        &"-o",
+        &out,
+        &"--json",
+    ])[0];
+    assert_eq!((&found["transform"], &found["n"], &found["s"]), (&"LIN6".into(), &900.into(), &6.into()));
+    assert!(found["training"].as_str().unwrap().starts_with("60 steps"), "{found}");
+    let file = VectorFile::open(&out).unwrap();
+    assert_eq!((file.n_rows(), file.dim(), file.dtype()), (900, 6, "f32"));
+    let mut row = [0.0; 6];
+    for i in 0..900 {
+        file.read(i, &mut row);
+        let length: f32 = row.iter().map(|v| v * v).sum();
+        assert!((length - 1.0).abs() < 1e-4, "row {i} of length {length}");
+    }
+    // By the transform's own file, and by that of an index with the same transform.
+    json(&[&"compress", &base, &"--with", &transform, &"-o", &again, &"--json"]);
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&again).unwrap());
+    let index = folder.path("index.nf");
+    json(&[
+        &"build",
+        &base,
+        &"-o",
+        &index,
+        &"--spec",
+        &"LIN6,IVF4,SQ8",
+        &"--metric",
+        &"cosine",
+        &"--steps",
+        &"60",
+        &"--json",
+    ]);
+    json(&[&"compress", &queries, &"--with", &index, &"-o", &again, &"--json"]);
+    json(&[&"compress", &queries, &"--with", &transform, &"-o", &whole, &"--json"]);
+    assert_eq!(fs::read(&again).unwrap(), fs::read(&whole).unwrap());
+    assert!(text(&run(&[&"info", &index]).stdout).contains("60 steps"));
+
+    // A training that is interrupted keeps its state; any other is refused it.
+    let state = folder.path("state.safetensors");
+    let train = |s: &'static str| -> Vec<String> {
+        ["compress", "--lin", s, "--steps", "40", "--checkpoint"].map(str::to_owned).to_vec()
+    };
+    let mut first = train("6");
+    first.extend([&state, &base].map(|path| path.display().to_string()));
+    first.extend(["-o".to_owned(), out.display().to_string()]);
+    let first: Vec<&dyn AsRef<std::ffi::OsStr>> = first.iter().map(|part| part as _).collect();
+    assert!(run(&first).status.success());
+    assert!(state.exists());
+    fails(
+        3,
+        &["checkpoint", "LIN7", "LIN6"],
+        &[&"compress", &base, &"--lin", &"7", &"--steps", &"40", &"--checkpoint", &state, &"-o", &out],
+    );
+
+    let flat = folder.path("flat.nf");
+    build(&base, &flat, "Flat", "l2");
+    fails(2, &["--lin", "--with"], &[&"compress", &base, &"-o", &out]);
+    fails(2, &["--pca", "x7"], &[&"compress", &base, &"--pca", &"6x7", &"-o", &out]);
+    fails(2, &["--output", ".npy"], &[&"compress", &base, &"--pca", &"6", &"-o", &folder.path("a.fbin")]);
+    fails(3, &["LIN", "at most", "25"], &[&"compress", &base, &"--lin", &"25", &"-o", &out]);
+    fails(3, &["--with", "transform", "Flat"], &[&"compress", &base, &"--with", &flat, &"-o", &out]);
+    let wide = folder.vectors("wide.fbin", &made(5, 25, 1));
+    fails(3, &["24", "25"], &[&"compress", &wide, &"--with", &transform, &"-o", &out]);
+    fails(3, &["INDEX", "spec"], &[&"info", &transform]);
 }
 
 #[test]

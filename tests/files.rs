@@ -316,6 +316,28 @@ fn files_of_version_1_open() {
 }
 
 #[test]
+fn networks_that_are_not_finite_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.nf");
+    let good = fs::read(v1(NETWORKS[2], Metric::Ip)).unwrap();
+    for (name, bytes) in [("cnt.weights", &[0x00, 0x7c][..]), ("cnt.biases", &f32::NAN.to_le_bytes())] {
+        let mut bad = good.clone();
+        let at = tensor_at(&good, name);
+        bad[at + bytes.len()..at + 2 * bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, bad).unwrap();
+        let error = Index::open(&path).unwrap_err();
+        assert!(matches!(&error, OpenError::Value { name: n, .. } if n == name), "{error}");
+    }
+    // As many weights as another shape has.
+    let at = good.windows(8).position(|text| text == b"tokens=3").unwrap();
+    let mut bad = good.clone();
+    bad[at..at + 8].copy_from_slice(b"tokens=5");
+    fs::write(&path, bad).unwrap();
+    let error = Index::open(&path).unwrap_err();
+    assert!(matches!(&error, OpenError::Tensor { name, .. } if name == "cnt.weights"), "{error}");
+}
+
+#[test]
 fn axes_that_are_not_finite_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.nf");
