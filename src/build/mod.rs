@@ -175,7 +175,7 @@ pub struct IndexBuilder<'a> {
     train_queries: Option<&'a dyn Vectors>,
     progress: Option<&'a Callback<'a>>,
     cancel: Option<&'a AtomicBool>,
-    training: Training,
+    training: Option<Training>,
     clock: Mutex<Clock>,
 }
 
@@ -189,7 +189,7 @@ impl IndexBuilder<'static> {
             train_queries: None,
             progress: None,
             cancel: None,
-            training: Training::default(),
+            training: None,
             clock: Mutex::default(),
         }
     }
@@ -239,10 +239,10 @@ impl<'a> IndexBuilder<'a> {
         self
     }
 
-    /// How `LIN` and `CNT` are trained.
+    /// How `LIN` and `CNT` are trained; [`Training::of`] the transform unless set.
     #[must_use]
     pub fn training(mut self, training: Training) -> Self {
-        self.training = training;
+        self.training = Some(training);
         self
     }
 
@@ -331,6 +331,11 @@ impl<'a> IndexBuilder<'a> {
         Ok(Index::from_image(image.finish()?)?)
     }
 
+    /// How a transform is trained.
+    fn training_of(&self, spec: TransformSpec) -> Training {
+        self.training.clone().unwrap_or_else(|| Training::of(spec))
+    }
+
     /// Finds the transform.
     pub(crate) fn find<V: Vectors>(&self, spec: TransformSpec, base: &V) -> Result<Trained, BuildError> {
         let source = |vectors, what| Source { vectors, metric: self.metric, what };
@@ -342,7 +347,7 @@ impl<'a> IndexBuilder<'a> {
             seed: self.seed,
             points: &base,
             queries: queries.as_ref().map(|queries| queries as &dyn ReadRows),
-            training: &self.training,
+            training: &self.training_of(spec),
             report: &|done, total| self.report("transform", done, total),
         };
         let found = transform::train(&request);

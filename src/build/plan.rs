@@ -118,7 +118,8 @@ impl IndexBuilder<'_> {
         let Contents { spec, n, d, metric, .. } = contents;
         let t = self.train_queries.map_or(n, Vectors::n_rows);
         let ListSizes { n_lists, n_copies, .. } = contents.sizes();
-        let steps = self.training.steps;
+        let training = spec.transform.map(|transform| self.training_of(transform)).unwrap_or_default();
+        let steps = training.steps;
         let all = Load { n, t, n_lists: n_lists.unwrap_or(1), d, s: contents.s(), steps };
         let part = all.sample(n_copies);
         let mut rng = generator(self.seed, "plan");
@@ -142,7 +143,7 @@ impl IndexBuilder<'_> {
             if is_crowded && spec.ivf.is_none() {
                 continue;
             }
-            let training = Training { steps: load.steps, checkpoint: None, ..self.training.clone() };
+            let training = Training { steps: load.steps, checkpoint: None, ..training.clone() };
             let mut builder = Index::builder(sample_spec).metric(metric).seed(self.seed).training(training);
             if let Some(flag) = self.cancel {
                 builder = builder.cancel(flag);

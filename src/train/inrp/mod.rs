@@ -27,6 +27,7 @@ pub use checkpoint::CheckpointError;
 pub(crate) use pairs::Pairs;
 
 use super::{ReadRows, generator, sample};
+use crate::spec::TransformSpec;
 
 /// Rows held out of training, at most.
 const HELD_OUT: usize = 1000;
@@ -65,7 +66,20 @@ pub struct Training {
     pub checkpoint: Option<PathBuf>,
 }
 
+impl Training {
+    /// What suits a transform: networks want twice the steps of linear maps.
+    #[must_use]
+    pub fn of(transform: TransformSpec) -> Self {
+        let usual = Self::default();
+        match transform {
+            TransformSpec::Cnt { .. } => Self { steps: 2 * usual.steps, ..usual },
+            TransformSpec::Linear { .. } => usual,
+        }
+    }
+}
+
 impl Default for Training {
+    /// What suits `LIN`.
     fn default() -> Self {
         Self {
             steps: 1000,
