@@ -7,7 +7,8 @@ use std::{
 };
 
 use nearfield::{
-    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Training, Trial, Vectors, io::VectorFile,
+    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Training, TransformSpec, Trial, Vectors,
+    io::VectorFile,
 };
 use serde_json::json;
 
@@ -88,18 +89,20 @@ pub struct IndexArgs {
 /// How LIN and CNT are trained.
 #[derive(clap::Args)]
 pub struct TrainingArgs {
-    /// Steps of training, for LIN and CNT; it ends before where rows held out show no progress.
-    #[arg(long, default_value_t = Training::default().steps)]
-    steps: usize,
+    /// Steps of training: 1000 for LIN and 2000 for CNT if not given. It ends before where rows held out show no progress.
+    #[arg(long)]
+    steps: Option<usize>,
     /// File that the state of a training is kept in, for LIN and CNT: an interrupted one goes on from there.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
 }
 
 impl TrainingArgs {
-    /// The training asked for.
-    pub fn training(&self) -> Training {
-        Training { steps: self.steps, checkpoint: self.checkpoint.clone(), ..Default::default() }
+    /// The training asked for, of a transform.
+    pub fn of(&self, transform: TransformSpec) -> Training {
+        let usual = Training::of(transform);
+        let steps = self.steps.unwrap_or(usual.steps);
+        Training { steps, checkpoint: self.checkpoint.clone(), ..usual }
     }
 }
 
@@ -160,8 +163,10 @@ impl IndexArgs {
 
     /// A builder of an index of the files.
     pub fn builder<'a>(&self, spec: IndexSpec, inputs: &'a Inputs) -> IndexBuilder<'a> {
-        let mut builder =
-            Index::builder(spec).metric(self.metric).seed(self.seed).training(self.training.training());
+        let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed);
+        if let Some(transform) = spec.transform {
+            builder = builder.training(self.training.of(transform));
+        }
         if let Some(queries) = &inputs.queries {
             builder = builder.train_queries(queries);
         }

@@ -96,7 +96,7 @@ impl Args {
         let mut builder = Index::builder(spec)
             .metric(self.metric)
             .seed(self.seed)
-            .training(self.training.training())
+            .training(self.training.of(transform))
             .progress(&progress);
         if let Some(queries) = &queries {
             builder = builder.train_queries(queries);
