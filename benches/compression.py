@@ -3,7 +3,7 @@
 
     cargo build --release --features neural
     python -m venv peers && peers/bin/pip install -r benches/peers/requirements.txt torch
-    peers/bin/python benches/compression.py exact DIR:METRIC... --plot compression.svg
+    peers/bin/python benches/compression.py exact DIR:METRIC... --plot compression
 
 A DIR holds base.npy, query.npy and gt.npy (ids of the nearest, best first); METRIC is ip (rows of unit length) or l2. The experiments:
 
@@ -14,7 +14,7 @@ A DIR holds base.npy, query.npy and gt.npy (ids of the nearest, best first); MET
 
 Methods: SRP, PCA, LIN and CNT by `nearfield compress`; VAE by torch, a small one. Everything that comes out is compared as the vectors
 are; under ip all are scaled to unit length, which favours none. --held-out takes 1 000 rows of the base as queries instead and leaves
-HNSW out, to choose settings by. A Markdown table goes to stdout, a plot to --plot. One thread each, except for training.
+HNSW out, to choose settings by; `all` is all four on the same compressed vectors. A Markdown table goes to stdout, a plot to --plot. One thread each, except for training.
 """
 import argparse, json, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -23,6 +23,12 @@ import faiss
 import numpy as np
 
 METHODS = ("SRP", "PCA", "VAE", "LIN", "CNT")
+EXPERIMENTS = {
+    "exact": "compressed vectors, all compared",
+    "pq": "product quantisation of compressed vectors",
+    "sq": "a byte a dimension of compressed vectors",
+    "hnsw": "graphs built on compressed vectors, searched with the full ones",
+}
 
 
 def run(*command):
@@ -212,7 +218,7 @@ def plot(path, results, title):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("exact", "pq", "sq", "hnsw"))
+    parser.add_argument("experiment", choices=(*EXPERIMENTS, "all"))
     parser.add_argument("sets", nargs="+", metavar="DIR:METRIC")
     parser.add_argument("--nearfield", default="target/release/nearfield", help="the program, built with --features neural")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="of `exact`")
@@ -222,24 +228,27 @@ def main():
     parser.add_argument("--steps", type=int, help="steps of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", action="store_true", help="rows of the base as queries")
-    parser.add_argument("--plot", help="SVG to write")
+    parser.add_argument("--plot", help="begin of the names of the SVGs to write: NAME-exact.svg")
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    results = []
+    experiments = tuple(EXPERIMENTS) if args.experiment == "all" else (args.experiment,)
+    results = {experiment: [] for experiment in experiments}
     with tempfile.TemporaryDirectory() as folder:
         for given in args.sets:
             data = Set(given, args, folder)
-            rows = []
-            for row in globals()[args.experiment](data, args):
-                if not rows:
-                    names = ["", "", *row[2], *row[3]]
-                    print(f"\n{data.name}\n\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
-                rows.append(row)
-                values = [f"{v:.1f}" for v in row[2].values()] + list(row[3].values())
-                print(f"| {row[0]} | {row[1]} | {' | '.join(values)} |", flush=True)
-            results.append((data.name, rows))
+            for experiment in experiments:
+                rows = []
+                for row in globals()[experiment](data, args):
+                    if not rows:
+                        names = ["", "", *row[2], *row[3]]
+                        print(f"\n{experiment}, {data.name}\n\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
+                    rows.append(row)
+                    values = [f"{v:.1f}" for v in row[2].values()] + list(row[3].values())
+                    print(f"| {row[0]} | {row[1]} | {' | '.join(values)} |", flush=True)
+                results[experiment].append((data.name, rows))
     if args.plot:
-        plot(args.plot, results, __doc__.split(f"    {args.experiment} ")[1].strip().split("\n")[0])
+        for experiment in experiments:
+            plot(f"{args.plot}-{experiment}.svg", results[experiment], EXPERIMENTS[experiment])
 
 
 if __name__ == "__main__":

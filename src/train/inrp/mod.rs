@@ -91,7 +91,7 @@ impl Default for Training {
             power: 0.9,
             averaging: 0.98,
             averaged_from: 0.3,
-            patience: 5,
+            patience: 10,
             checkpoint: None,
         }
     }
