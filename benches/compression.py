@@ -12,9 +12,10 @@ A DIR holds base.npy, query.npy and gt.npy (ids of the nearest, best first); MET
     sq      a byte a dimension of compressed vectors: 1, 5, 10 (table 3)
     hnsw    a graph built on compressed vectors and searched with the full ones: time to build, recall at equal effort (table 1)
 
-Methods: SRP, PCA, LIN and CNT by `nearfield compress`; VAE by torch, a small one. Everything that comes out is compared as the vectors
-are; under ip all are scaled to unit length, which favours none. --held-out takes 1 000 rows of the base as queries instead and leaves
-HNSW out, to choose settings by; `all` is all four on the same compressed vectors. A Markdown table goes to stdout, a plot to --plot. One thread each, except for training.
+Methods: SRP, PCA, LIN and CNT by `nearfield compress`; VAE by torch, a small one. What comes out is compared as the vectors are;
+under ip all are scaled to unit length, which favours none. `all` is all four on the same compressed vectors. --held-out
+takes 1 000 rows of the base as queries and leaves HNSW out, to choose settings by. Markdown tables go to stdout, plots to
+NAME-exact.svg and so on. Training takes all cores, the rest one.
 """
 import argparse, json, subprocess, sys, tempfile, time
 from pathlib import Path

@@ -3,7 +3,7 @@
 
 mod support;
 
-use nearfield::{Device, Index, Metric, SearchParams, eval};
+use nearfield::{Device, Index, Metric, SearchParams, Training, eval};
 use support::{embedded_array, made};
 
 #[test]
@@ -92,4 +92,27 @@ fn training_queries_help_out_of_distribution() {
     let (without, with) = (recall(None), recall(Some(&train)));
     eprintln!("recall without training queries {without:.3}, with {with:.3}");
     assert!(with > without + 0.1, "{without} without, {with} with");
+}
+
+#[test]
+fn trained_maps_find_more_than_principal_axes() {
+    let (base, queries) = (embedded_array("base.i8bin"), embedded_array("query.i8bin"));
+    for (metric, scorer, gain) in
+        [(Metric::Cosine, "Flat", 0.02), (Metric::L2, "Flat", 0.02), (Metric::Cosine, "IVF64,RRR32", 0.01)]
+    {
+        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
+        let recall = |transform: &str| {
+            let spec = format!("{transform},{scorer}").parse().unwrap();
+            let training = Training { steps: 300, ..Default::default() };
+            let index =
+                Index::builder(spec).metric(metric).seed(7).training(training).build(base.view()).unwrap();
+            let params = SearchParams::new(10).n_probe(64);
+            let hits = index.searcher(Device::cpu()).unwrap().search(queries.view(), params).unwrap();
+            let queries = queries.view();
+            eval::Recall::new(&index, &queries, truth.view(), 10).unwrap().of(hits.ids.view())
+        };
+        let [srp, pca, lin] = ["SRP64", "PCA64", "LIN64"].map(recall);
+        eprintln!("{metric} {scorer}: SRP64 {srp:.4}, PCA64 {pca:.4}, LIN64 {lin:.4}");
+        assert!(lin > pca + gain && pca > srp + gain, "{metric} {scorer}: {srp}, {pca}, {lin}");
+    }
 }

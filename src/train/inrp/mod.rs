@@ -44,7 +44,7 @@ const EVALUATIONS: usize = 20;
 pub struct Training {
     /// Steps, each on one batch.
     pub steps: usize,
-    /// Rows in a batch; the loss is over all pairs of them.
+    /// Rows in a batch, at least 2; the loss is over all pairs of them.
     pub batch: usize,
     /// AdamW's rate for attention, projections and perceptrons.
     pub rate: f32,
@@ -188,9 +188,14 @@ impl Task<'_> {
         rows
     }
 
+    /// Rows in a batch.
+    fn batch_rows(&self) -> usize {
+        self.training.batch.max(2)
+    }
+
     /// Points in a batch.
     fn batch_points(&self) -> usize {
-        let batch = self.training.batch;
+        let batch = self.batch_rows();
         if self.queries.is_some() { batch - batch / 2 } else { batch }
     }
 
@@ -206,7 +211,7 @@ impl Task<'_> {
         };
         let n_points = self.batch_points();
         let points = draw(self.points, &held.points, n_points);
-        let queries = self.queries.map(|source| draw(source, &held.queries, self.training.batch - n_points));
+        let queries = self.queries.map(|source| draw(source, &held.queries, self.batch_rows() - n_points));
         self.rows(&points, &queries.unwrap_or_default())
     }
 
