@@ -198,7 +198,10 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
         TransformSpec::Cnt { sizes, .. } => {
             let start = Start::new(request, &mut rng);
             let shape = cnt::Shape::new(d, s, sizes);
-            let mut sample = start.rows[..start.rows.len().min(cnt::train::STATISTICS * d)].to_vec();
+            // Spread over all of them, for they come in the order of their numbers, queries last.
+            let every = (start.rows.len() / d).div_ceil(cnt::train::STATISTICS);
+            let mut sample: Vec<f32> =
+                start.rows.chunks_exact(d).step_by(every).flatten().copied().collect();
             start.standard.apply(&mut sample);
             let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
             let trained = inrp::train(&network, &start.task(request))?;
