@@ -143,7 +143,7 @@ impl Compressor {
         Ok(out)
     }
 
-    /// Compresses as many rows from `first` on as `out` has room for.
+    /// Compresses rows from `first` on into `out`, `[rows, s]`: as many whole ones as there is room for, and as there are.
     ///
     /// # Errors
     /// As [`Compressor::compress`].
@@ -155,6 +155,8 @@ impl Compressor {
     ) -> Result<(), VectorError> {
         let (d, s) = (self.dim(), self.compressed_dim());
         check_shape(VECTORS, vectors.n_rows(), vectors.dim(), Some(d))?;
+        let n = (out.len() / s).min(vectors.n_rows().saturating_sub(first));
+        let out = &mut out[..n * s];
         let pieces: Vec<Result<(), VectorError>> = out
             .par_chunks_mut(CHUNK * s)
             .enumerate()

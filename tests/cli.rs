@@ -418,7 +418,7 @@ fn vectors_are_compressed_alike_by_all_ways() {
     assert_eq!(fs::read(&again).unwrap(), fs::read(&whole).unwrap());
     assert!(text(&run(&[&"info", &index]).stdout).contains("60 steps"));
 
-    // A training that is interrupted keeps its state; any other is refused it.
+    // A training keeps its state, which any other is refused.
     let state = folder.path("state.safetensors");
     let train = |s: &'static str| -> Vec<String> {
         ["compress", "--lin", s, "--steps", "40", "--checkpoint"].map(str::to_owned).to_vec()

@@ -143,7 +143,7 @@ mod trained {
         let base = made(700, 24, 1);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("training.safetensors");
-        let training = Training { steps: 40, batch: 64, ..Default::default() };
+        let training = Training { steps: 40, batch: 64, evaluate_every: 10, ..Default::default() };
         let small = |training: &Training| {
             compressor("CNT6", Metric::Cosine, &base, training).compress(&base.view()).unwrap()
         };
@@ -154,7 +154,7 @@ mod trained {
         let kept = Training { checkpoint: Some(path.clone()), ..training };
         let flag = std::sync::atomic::AtomicBool::new(false);
         let stop = |p: nearfield::Progress| {
-            flag.fetch_or(p.stage == "transform" && p.done >= 25, std::sync::atomic::Ordering::Relaxed);
+            flag.fetch_or(p.stage == "training" && p.done >= 25, std::sync::atomic::Ordering::Relaxed);
         };
         let builder = Index::builder("CNT6,Flat".parse().unwrap()).metric(Metric::Cosine).seed(5);
         let builder = builder.training(kept.clone()).progress(&stop).cancel(&flag);

@@ -2,7 +2,7 @@
 //!
 //! Memory: the image, plus the vectors in the reduced space while lists and regressions are trained. These
 //! are dropped before rows are written, and the image's pages take no memory before they are written,
-//! so the peak stays below 2.5 times the vectors as f32. On top come, for PCA, some matrices of d × d, which count
+//! so the peak stays below 2.5 times the vectors as f32. On top come, for transforms, some matrices of d × d, which count
 //! where there are not many more vectors than dimensions, and for regressions five times the points of a list a thread,
 //! which count where lists are few.
 
@@ -59,7 +59,7 @@ const CHUNK: usize = 256;
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`;
+    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`;
     /// of a plan also `samples`.
     pub stage: &'static str,
     /// Steps done.
@@ -232,7 +232,7 @@ impl<'a> IndexBuilder<'a> {
         self
     }
 
-    /// A flag that ends the build soon after somebody sets it: between iterations, lists and rows.
+    /// A flag that ends the build soon after somebody sets it: between iterations, steps of training, lists and rows.
     #[must_use]
     pub fn cancel(mut self, flag: &'a AtomicBool) -> Self {
         self.cancel = Some(flag);
@@ -309,6 +309,7 @@ impl<'a> IndexBuilder<'a> {
         } else if let Some(dtype) = spec.scorer_rows() {
             let rows = &arrangement.rows;
             if transform.is_some() {
+                self.report("rows", 0, n as u64);
                 let points = partition.map_or_else(|| base.reduced(transform.as_ref()), |p| p.points);
                 let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
                 points.chunks_exact(s).for_each(|row| widen(&mut range, row));
@@ -348,9 +349,11 @@ impl<'a> IndexBuilder<'a> {
             points: &base,
             queries: queries.as_ref().map(|queries| queries as &dyn ReadRows),
             training: &self.training_of(spec),
-            report: &|done, total| self.report("transform", done, total),
+            report: &|stage, done, total| self.report(stage, done, total),
+            step: &|done, total| self.report("training", done, total),
         };
         let found = transform::train(&request);
+        self.report("transform", 1, 1);
         self.go_on()?;
         found.map_err(|e| match e {
             TrainError::Checkpoint(e) => BuildError::Checkpoint(e),

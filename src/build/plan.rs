@@ -14,7 +14,7 @@ use crate::{
     lists::ListSizes,
     metric::Metric,
     search::{Memory, SearchParams},
-    spec::{IndexSpec, ScorerSpec, TransformSpec},
+    spec::{IndexSpec, ScorerSpec},
     stage::{
         scorer::{
             pq,
@@ -219,10 +219,9 @@ impl Load {
     /// Operations of a stage, in a unit of its own.
     fn of(self, stage: &str, spec: &IndexSpec) -> f64 {
         let [n, t, l, d, s] = [self.n, self.t, self.n_lists, self.d, self.s].map(|v| v as f64);
-        let is_trained = spec.transform.is_some_and(TransformSpec::is_trained);
         match stage {
             "check" => (n + t) * d,
-            "transform" if is_trained => self.steps as f64,
+            "training" => self.steps.max(1) as f64,
             "transform" => t.min(SAMPLE as f64) * d * d + 10.0 * d * d * d,
             "partition" => {
                 let products = |transform| transform::n_products(transform, self.d, self.s);
@@ -297,8 +296,13 @@ impl Bytes {
         let (seen, squares) = match spec.transform {
             Some(transform) => {
                 // Trained ones see the sample as it is and as networks do, and keep what comes out of it.
-                let rows = if transform.is_trained() { 2 * d + s } else { d };
-                (4 * rows * t.min(SAMPLE), (8 + threads) * 4 * d * d)
+                let width = if transform.is_trained() { 2 * d + s } else { d };
+                let rows = if transform.is_trained() && has_queries {
+                    n.min(SAMPLE / 2) + t.min(SAMPLE / 2)
+                } else {
+                    t.min(SAMPLE)
+                };
+                (4 * width * rows, (8 + threads) * 4 * d * d)
             }
             None => (0, 0),
         };

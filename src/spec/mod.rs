@@ -73,6 +73,7 @@ pub enum TransformSpec {
 
 /// How a linear map is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LinearMap {
     /// Principal axes of the training queries' uncentred second moment.
     Pca,
@@ -93,6 +94,21 @@ pub struct CntSizes {
     pub stages: u8,
     /// Width of a perceptron's hidden layer over its input's.
     pub expansion: u8,
+}
+
+impl CntSizes {
+    fn check(self) -> Result<(), SpecError> {
+        let Self { tokens, heads, stages, expansion } = self;
+        let given = [tokens, heads, stages, expansion];
+        let most = [CNT_MAX.tokens, CNT_MAX.heads, CNT_MAX.stages, CNT_MAX.expansion];
+        match given.into_iter().zip(most).find(|(given, most)| !(1..=*most).contains(given)) {
+            Some((given, most)) => {
+                let expected = format!("sizes of a network from 1 on, here to {most}");
+                Err(SpecError::Range { token: "CNT", expected, given: given.into() })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for CntSizes {
@@ -357,6 +373,13 @@ impl IndexSpec {
                     given: s,
                 });
             }
+            if s == 0 {
+                let expected = "at least 1 dimension".to_owned();
+                return Err(SpecError::Range { token: transform.name(), expected, given: s });
+            }
+            if let TransformSpec::Cnt { sizes, .. } = transform {
+                sizes.check()?;
+            }
             *transform = transform.with_dims(s);
         }
         if let Some(IvfSpec { n_lists, spill, .. }) = &mut spec.ivf {
@@ -422,6 +445,13 @@ mod tests {
 
     #[test]
     fn resolve_fills_and_checks() {
+        for sizes in
+            [CntSizes { heads: 0, ..Default::default() }, CntSizes { tokens: 65, ..Default::default() }]
+        {
+            let transform = Some(TransformSpec::Cnt { dims: Some(3), sizes });
+            let spec = IndexSpec { transform, ivf: None, scorer: ScorerSpec::Flat, refine: None };
+            assert!(matches!(spec.resolve(100, 24), Err(SpecError::Range { token: "CNT", .. })), "{sizes:?}");
+        }
         let spec: IndexSpec = "PCA,IVF,RRR,Refine(f16)".parse().unwrap();
         assert_eq!(spec.resolve(60_000, 784).unwrap().to_string(), "PCA128,IVF1024,RRR32,Refine(f16)");
         assert_eq!(spec.resolve(100, 24).unwrap().to_string(), "PCA24,IVF32,RRR16,Refine(f16)");

@@ -240,7 +240,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
     report::check_output("--output", output, None, &args.paths())?;
     if let Some(path) = &args.training.checkpoint {
-        report::check_output("--checkpoint", path, None, &args.paths())?;
+        let mut others = args.paths();
+        others.push(output);
+        report::check_output("--checkpoint", path, None, &others)?;
+        if path == output {
+            return Err(CliError::Usage(format!("--checkpoint: {} is --output", path.display())));
+        }
     }
     let inputs = args.open()?;
     let spec = args.spec(&inputs)?;

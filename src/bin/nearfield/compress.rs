@@ -109,6 +109,9 @@ impl Args {
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
+    if args.save.is_some() && args.save == args.training.checkpoint {
+        return Err(CliError::Usage("--checkpoint: expected another file than --save".to_owned()));
+    }
     let mut inputs = vec![args.base.as_path()];
     inputs.extend(args.train_queries.as_deref());
     inputs.extend(args.with.as_deref());
@@ -120,9 +123,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             if path == &args.output {
                 return Err(CliError::Usage(format!("{name}: {} is --output", path.display())));
             }
+            inputs.push(path);
         }
     }
     let base = report::vectors("BASE", &args.base)?;
+    if base.n_rows() == 0 {
+        return Err(CliError::Input("BASE: expected at least one row, got none".to_owned()));
+    }
     let since = Instant::now();
     let compressor = args.compressor(&base)?;
     let found = since.elapsed();
@@ -131,6 +138,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let since = Instant::now();
     let (n, d, s) = (base.n_rows(), base.dim(), compressor.compressed_dim());
+    if d != compressor.dim() {
+        let expected = compressor.dim();
+        return Err(CliError::Input(format!("BASE: expected {expected} dimensions, as --with has, got {d}")));
+    }
     let bar = report::bar("compress", n as u64);
     let rows = (1_usize << 20).div_ceil(s).min(n);
     let mut piece = vec![0.0; rows * s];

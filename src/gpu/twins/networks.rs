@@ -37,6 +37,13 @@ fn project(gpu: &Gpu, network: &Transform, shape: &Shape, queries: &[f32]) -> Ve
 }
 
 #[test]
+fn kernels_hold_the_most_tokens_there_may_be() {
+    let text = include_str!("../../../shaders/transform_attend.wgsl");
+    let most = crate::spec::CNT_MAX.tokens + 1;
+    assert!(text.contains(&format!("const TOKENS_MAX = {most}u;")));
+}
+
+#[test]
 fn networks_are_close_to_the_reference() {
     let (d, s) = (129, 70);
     for gpu in gpus() {

@@ -43,8 +43,10 @@ pub(crate) struct Request<'a> {
     /// Queries of another kind than the points.
     pub queries: Option<&'a dyn ReadRows>,
     pub training: &'a Training,
-    /// Told of each step; `false` stops, and then the result is of no use.
-    pub report: &'a dyn Fn(u64, u64) -> bool,
+    /// Told of each step of a stage; `false` stops, and then the result is of no use.
+    pub report: &'a dyn Fn(&'static str, u64, u64) -> bool,
+    /// The same for steps of training.
+    pub step: &'a dyn Fn(u64, u64) -> bool,
 }
 
 /// A transform that cannot be found.
@@ -159,6 +161,7 @@ impl Trained {
 pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
     let (spec, d) = (request.spec, request.points.dim());
     let s = spec.dims().unwrap_or(d);
+    (request.report)("transform", 0, 1);
     let mut rng = generator(request.seed, "transform");
     let source = request.queries.unwrap_or(request.points);
     match spec {
@@ -166,12 +169,10 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             let mut training = None;
             let w = match map {
                 LinearMap::Pca => {
-                    (request.report)(0, 1);
                     let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
                     linear::train::pca(&rows, d, s, &mut rng)
                 }
                 LinearMap::Srp => {
-                    (request.report)(0, 1);
                     let w = linear::train::srp(d, s, &mut rng);
                     let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
                     let y = linalg::par_product(&rows, w.as_ref());
@@ -182,6 +183,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                     let network =
                         linear::train::LinearNetwork { start: row_major(start.axes.as_ref()), d, s };
                     let mut trained = inrp::train(&network, &start.task(request))?;
+                    (request.report)("transform", 0, 1);
                     training = Some(trained.to_string());
                     let w = trained.values.remove(0);
                     let w = linalg::rows(&w, d, s);
@@ -200,11 +202,11 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             let shape = cnt::Shape::new(d, s, sizes);
             // Spread over all of them, for they come in the order of their numbers, queries last.
             let every = (start.rows.len() / d).div_ceil(cnt::train::STATISTICS);
-            let mut sample: Vec<f32> =
-                start.rows.chunks_exact(d).step_by(every).flatten().copied().collect();
+            let mut sample: Vec<f32> = start.rows.chunks_exact(d).step_by(every).flatten().copied().collect();
             start.standard.apply(&mut sample);
             let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
             let trained = inrp::train(&network, &start.task(request))?;
+            (request.report)("transform", 0, 1);
             let (training, values) = (trained.to_string(), trained.values);
             let straight = network.weights(&values, None, Some(&start.standard));
             let mut y = vec![0.0; start.rows.len() / d * s];
@@ -283,7 +285,7 @@ impl Start {
             seed: request.seed,
             training: request.training,
             identity: format!("{}, {}, {} dimensions", request.spec, request.metric, request.points.dim()),
-            report: request.report,
+            report: request.step,
         }
     }
 }

@@ -32,9 +32,6 @@ use crate::spec::TransformSpec;
 /// Rows held out of training, at most.
 const HELD_OUT: usize = 1000;
 
-/// Evaluations on them in a whole training.
-const EVALUATIONS: usize = 20;
-
 /// How `LIN` and `CNT` are trained.
 ///
 /// ```
@@ -56,11 +53,13 @@ pub struct Training {
     pub warm_up: usize,
     /// Power of the polynomial that rates fall by.
     pub power: f32,
-    /// Share of the last value in the moving average of parameters, which is what is kept.
+    /// Share of itself that the moving average of parameters keeps at a step.
     pub averaging: f32,
     /// Share of the steps after which the average begins.
     pub averaged_from: f32,
-    /// Evaluations on rows held out without a better one, of which there are 20 in all the steps, after which training stops.
+    /// Steps from one evaluation on rows held out to the next. The parameters or their average, whichever does best in any, are kept.
+    pub evaluate_every: usize,
+    /// Evaluations without a better one after which training stops.
     pub patience: usize,
     /// A file that the state is written to at each evaluation, and that training goes on from where it is there.
     pub checkpoint: Option<PathBuf>,
@@ -72,7 +71,9 @@ impl Training {
     pub fn of(transform: TransformSpec) -> Self {
         let usual = Self::default();
         match transform {
-            TransformSpec::Cnt { .. } => Self { steps: 2 * usual.steps, ..usual },
+            TransformSpec::Cnt { .. } => {
+                Self { steps: 2 * usual.steps, evaluate_every: 2 * usual.evaluate_every, ..usual }
+            }
             TransformSpec::Linear { .. } => usual,
         }
     }
@@ -91,6 +92,7 @@ impl Default for Training {
             power: 0.9,
             averaging: 0.98,
             averaged_from: 0.3,
+            evaluate_every: 50,
             patience: 10,
             checkpoint: None,
         }
@@ -274,7 +276,6 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
     let checkpoint = training.checkpoint.as_ref().map(|path| Checkpoint::new(path, task, &held_rows));
     let found = checkpoint.as_ref().map(|checkpoint| checkpoint.read(&start)).transpose()?.flatten();
     let mut state = found.unwrap_or_else(|| State::new(start, evaluate));
-    let every = training.steps.div_ceil(EVALUATIONS).max(1);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the steps")]
     let averaged_from = (training.averaged_from * training.steps as f32) as usize;
     let total = training.steps as u64;
@@ -301,14 +302,16 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
         }
         state.step += 1;
         state.average(training.averaging, averaged_from);
-        if state.step.is_multiple_of(every) || state.step == training.steps {
+        if state.step.is_multiple_of(training.evaluate_every.max(1)) || state.step == training.steps {
             state.judge(evaluate);
             if let Some(checkpoint) = &checkpoint {
                 checkpoint.write(&state)?;
             }
         }
     }
-    (task.report)(total, total);
+    if state.step == training.steps {
+        (task.report)(total, total);
+    }
     Ok(Outcome { values: state.best, steps: state.step, losses: [state.start_loss, state.best_loss] })
 }
 
@@ -397,7 +400,7 @@ mod tests {
         let points = made(1000, 16);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("training.safetensors");
-        let mut training = Training { steps: 60, batch: 64, ..Default::default() };
+        let mut training = Training { steps: 60, batch: 64, evaluate_every: 3, ..Default::default() };
         let whole = trained(&points, &training, &|_, _| true).unwrap();
         training.checkpoint = Some(path.clone());
         trained(&points, &training, &|step, _| step < 35).unwrap();

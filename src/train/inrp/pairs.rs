@@ -58,8 +58,8 @@ impl Pairs {
                 for ((i, found), total) in rows.clone().zip(found.chunks_exact_mut(m)).zip(&mut totals) {
                     let wanted = &self.distances[i * m..(i + 1) * m];
                     for (j, (found, &wanted)) in found.iter_mut().zip(wanted).enumerate() {
-                        let is_apart = self.n_points < m && (i < self.n_points) == (j < self.n_points);
-                        if i == j || is_apart || wanted <= near {
+                        let is_of_a_kind = self.n_points < m && (i < self.n_points) == (j < self.n_points);
+                        if i == j || is_of_a_kind || wanted <= near {
                             *found = 0.0;
                             continue;
                         }

@@ -276,6 +276,7 @@ pub(crate) mod tests {
 
     /// Asserts that results are those of the reference but for rounding.
     pub fn assert_close(got: &[f32], want: &[f32], what: &str) {
+        assert!(got.len() >= want.len() && !want.is_empty(), "{what}: {} values", got.len());
         let size = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
             assert!(

@@ -345,5 +345,89 @@ fn rows(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
 }
 
 fn floats(tensor: &Tensor<2>) -> Vec<f32> {
-    tensor.to_data().try_to_vec().unwrap_or_default()
+    // The backend's only type of floats is f32.
+    tensor.to_data().try_to_vec().expect("floats are f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::Mat;
+
+    use super::*;
+    use crate::{
+        spec::CntSizes,
+        stage::transform::cnt::{cpu, tests::queries},
+        train::{generator, linalg, normal, rotation},
+    };
+
+    /// A network of which every part does something.
+    fn moved(stages: u8) -> (CntNetwork, Vec<Vec<f32>>) {
+        let shape = Shape::new(33, 10, CntSizes { tokens: 3, heads: 2, stages, expansion: 2 });
+        let mut rng = generator(7, "test");
+        let axes = Mat::from_fn(33, 10, |i, j| if i == j { 1.0 } else { 0.0 });
+        let network = CntNetwork::new(shape, axes.as_ref(), queries(200, 33), &mut rng);
+        let mut values: Vec<Vec<f32>> = network.start.iter().map(|p| p.values.clone()).collect();
+        values.iter_mut().flatten().for_each(|v| *v += 0.2 * normal(&mut rng));
+        (network, values)
+    }
+
+    fn assert_near(got: &[f32], want: &[f32], what: &str) {
+        assert_eq!(got.len(), want.len(), "{what}");
+        let size = want.iter().map(|v| v * v).sum::<f32>();
+        let error = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        // Weights are rounded to 11 bits.
+        assert!(error < 1e-5 * size, "{what}: squared error {error} of {size}");
+    }
+
+    #[test]
+    fn what_is_stored_is_what_was_trained() {
+        for stages in 1..=3 {
+            let (network, values) = moved(stages);
+            let (d, s) = (33, 10);
+            let device = Device::flex();
+            let x = rows(&network.sample, d, &device);
+            let want = floats(&network.forward(&network.tensors(&values, &device), x, &mut |_, _| {}));
+            assert_near(&network.outputs(&values, &network.sample), &want, &format!("{stages} stages"));
+
+            // Turned, and for rows that have not been brought to the standard.
+            let standard = Standard { centre: (0..d).map(|i| i as f32).collect(), deviation: 5.0 };
+            let turn = rotation::random(s, &mut generator(8, "test"));
+            let raw = network.sample.chunks_exact(d).flat_map(|row| {
+                row.iter().zip(&standard.centre).map(|(v, centre)| 5.0 * v + centre).collect::<Vec<f32>>()
+            });
+            let mut got = vec![0.0; want.len()];
+            let stored = network.weights(&values, Some(turn.as_ref()), Some(&standard));
+            let raw: Vec<f32> = raw.collect();
+            cpu::forward(Simd::detect(), stored.view(), &raw, &mut got, &mut cpu::Room::default());
+            let turned: Vec<f32> =
+                linalg::par_product(&want, turn.as_ref()).iter().map(|v| 5.0 * v).collect();
+            assert_near(&got, &turned, &format!("{stages} stages, turned"));
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_outputs() {
+        let (network, values) = moved(2);
+        let x = &network.sample[..50 * 33];
+        // The sum of squares of the outputs, whose slope is twice the outputs.
+        let loss = |values: &[Vec<f32>]| {
+            let device = Device::flex();
+            let y = network.forward(&network.tensors(values, &device), rows(x, 33, &device), &mut |_, _| {});
+            floats(&y).iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
+        };
+        let gradients = network.gradients(&values, x, &mut |y| y.iter().map(|v| 2.0 * v).collect());
+        for (i, gradient) in gradients.iter().enumerate() {
+            let (at, steepest) =
+                gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+            let by = 3e-3;
+            let moved = |by: f32| {
+                let mut values = values.clone();
+                values[i][at] += by;
+                loss(&values)
+            };
+            let want = (moved(by) - moved(-by)) / (2.0 * f64::from(by));
+            let got = f64::from(*steepest);
+            assert!((got - want).abs() < 0.03 * want.abs() + 0.02, "parameter {i}: {got} against {want}");
+        }
+    }
 }
