@@ -318,6 +318,7 @@ impl TransformSpec {
     }
 
     /// Whether queries are rounded to int8 before they are reduced.
+    #[cfg(feature = "gpu")]
     pub(crate) fn is_int8(self) -> bool {
         matches!(self, Self::Linear { dtype: AxesDtype::Int8, .. })
     }
