@@ -1,0 +1,145 @@
+//! The vectors that an index is built of, as its stages see them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::IndexBuilder;
+use crate::{
+    metric::Metric,
+    stage::transform::train::Trained,
+    train::{ReadRows, kmeans},
+    vectors::{VectorError, Vectors, check_row},
+};
+
+/// Rows read and projected together.
+const CHUNK: usize = 256;
+
+/// Vectors as the stages see them: scaled to unit length under cosine.
+pub(super) struct Source<'v, V: ?Sized> {
+    pub vectors: &'v V,
+    pub metric: Metric,
+    pub what: &'static str,
+}
+
+impl<V: Vectors + ?Sized> ReadRows for Source<'_, V> {
+    fn n_rows(&self) -> usize {
+        self.vectors.n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.vectors.dim()
+    }
+
+    fn gather(&self, rows: &[usize]) -> Vec<f32> {
+        let d = self.vectors.dim();
+        let mut out = vec![0.0; rows.len() * d];
+        out.par_chunks_exact_mut(d).zip(rows).for_each(|(out, &row)| self.read(row, out));
+        out
+    }
+}
+
+impl<V: Vectors + ?Sized> Source<'_, V> {
+    pub fn read(&self, row: usize, out: &mut [f32]) {
+        self.vectors.read(row, out);
+        if self.metric.normalises() {
+            kmeans::normalise(out);
+        }
+    }
+
+    /// Refuses bad rows, the first in row order; returns each dimension's range.
+    pub fn check(&self, build: &IndexBuilder<'_>) -> Result<Vec<(f32, f32)>, VectorError> {
+        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
+        let done = AtomicU64::new(0);
+        build.report("check", 0, n as u64);
+        let pieces: Vec<Result<Vec<(f32, f32)>, VectorError>> = (0..n.div_ceil(4096))
+            .into_par_iter()
+            .map(|piece| {
+                let rows = piece * 4096..n.min((piece + 1) * 4096);
+                let mut row = vec![0.0; d];
+                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+                if build.go_on().is_err() {
+                    return Ok(range);
+                }
+                for r in rows.clone() {
+                    self.vectors.read(r, &mut row);
+                    check_row(self.what, r, &row, self.metric.normalises())?;
+                    if self.metric.normalises() {
+                        kmeans::normalise(&mut row);
+                    }
+                    widen(&mut range, &row);
+                }
+                let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
+                build.report("check", done, n as u64);
+                Ok(range)
+            })
+            .collect();
+        merge(d, pieces)
+    }
+
+    /// All rows in the reduced space, `[n, s]`.
+    pub fn reduced(&self, transform: Option<&Trained>) -> Vec<f32> {
+        let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
+        let s = transform.map_or(d, Trained::s);
+        let mut out = vec![0.0; n * s];
+        out.par_chunks_mut(CHUNK * s).enumerate().for_each_init(
+            || vec![0.0; if transform.is_some() { CHUNK * d } else { 0 }],
+            |rows, (chunk, out)| {
+                let n = out.len() / s;
+                match transform {
+                    None => {
+                        for (i, out) in out.chunks_exact_mut(s).enumerate() {
+                            self.read(chunk * CHUNK + i, out);
+                        }
+                    }
+                    Some(transform) => {
+                        for (i, row) in rows.chunks_exact_mut(d).take(n).enumerate() {
+                            self.read(chunk * CHUNK + i, row);
+                        }
+                        transform.reduce(&rows[..n * d], out);
+                    }
+                }
+            },
+        );
+        out
+    }
+}
+
+/// Widens each dimension's range to a row's values.
+pub(super) fn widen(range: &mut [(f32, f32)], row: &[f32]) {
+    for ((least, most), &v) in range.iter_mut().zip(row) {
+        *least = least.min(v);
+        *most = most.max(v);
+    }
+}
+
+fn merge(
+    d: usize,
+    pieces: Vec<Result<Vec<(f32, f32)>, VectorError>>,
+) -> Result<Vec<(f32, f32)>, VectorError> {
+    let mut whole = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+    for piece in pieces {
+        for (all, part) in whole.iter_mut().zip(piece?) {
+            *all = (all.0.min(part.0), all.1.max(part.1));
+        }
+    }
+    Ok(whole)
+}
+
+/// Refuses values that half precision does not hold.
+pub(crate) fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
+    let largest = range.iter().fold(0.0_f32, |m, &(least, most)| m.max(least.abs()).max(most.abs()));
+    if largest > 0.0 && largest < f16::MIN_POSITIVE.to_f32() {
+        return Err(VectorError::HalfUnderflow { largest });
+    }
+    let limit = f16::MAX.to_f32();
+    for (column, &(least, most)) in range.iter().enumerate() {
+        for value in [least, most] {
+            if value.abs() > limit {
+                return Err(VectorError::HalfRange { column, value });
+            }
+        }
+    }
+    Ok(())
+}
