@@ -58,16 +58,5 @@ fn transform_layer(
     @builtin(local_invocation_index) local_ix: u32,
 ) {
     let tile_ix = workgroup.y * params.grid_width + workgroup.x;
-    let row_from = tile_ix / params.column_tiles * TILE_ROWS;
-    let column_from = tile_ix % params.column_tiles * 64u;
-    if (row_from >= params.n_rows) {
-        return;
-    }
-    let tile = tile_products(local_ix, row_from, column_from, params.depth);
-    let row = row_from + local_ix / 16u;
-    let column = column_from + local_ix % 16u * 4u;
-    put(row, column, tile.rows[0]);
-    put(row + 16u, column, tile.rows[1]);
-    put(row + 32u, column, tile.rows[2]);
-    put(row + 48u, column, tile.rows[3]);
+    make_tile(tile_ix, local_ix, params.column_tiles, params.n_rows, params.depth);
 }

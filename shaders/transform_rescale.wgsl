@@ -1,4 +1,4 @@
-// y scaled to the length of x, where a transform keeps lengths. A workgroup takes a row.
+// y scaled to the length of x, unless nothing is left of it. A workgroup takes a row.
 //
 // Grid: n_rows. Reads 4·d + 8·s bytes a row. Sums in 64 parts. Twin: `transform/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: RescaleParams;
@@ -34,7 +34,10 @@ fn transform_rescale(
         workgroupBarrier();
     }
     let total = sh_sums[0];
-    let factor = select(1.0, sqrt(total.x) / sqrt(total.y), total.y > 0.0);
+    if (total.y <= total.x * params.nothing_left) {
+        return;
+    }
+    let factor = sqrt(total.x) / sqrt(total.y);
     for (var i = local_ix; i < params.s; i += 64u) {
         y[row * params.y_stride + i] *= factor;
     }

@@ -1,10 +1,10 @@
 //! Transforms by themselves: vectors compressed for any other library.
 //!
 //! A [`Compressor`] reduces vectors as an index of the same specification would. What comes out is compared as the vectors
-//! themselves are; distances stay about what they were (with `PCA` shorter), and with [`Metric::Ip`] and [`Metric::Cosine`] lengths stay
-//! exactly so.
+//! themselves are; distances stay about what they were (with `PCA` shorter). With [`Metric::Ip`] and [`Metric::Cosine`] lengths stay
+//! exactly so, unless `PCA` was fitted to training queries.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path};
 
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -58,28 +58,25 @@ impl IndexBuilder<'_> {
 }
 
 impl Compressor {
-    fn of(image: Arc<Image>) -> Result<Self, OpenError> {
-        let (trained, spec, metric) = Trained::open(image)?;
-        Ok(Self { trained, spec, metric })
-    }
-
     /// The transform of an index, if it has one.
     #[must_use]
     pub fn of_index(index: &Index) -> Option<Self> {
         let model = index.model();
         let (spec, metric, d) = (model.spec.transform?, model.metric, model.dim);
         let transform = Transform::open(&model.image, spec, metric, d, model.spec.scored_dims(d)).ok()?;
-        Some(Self { trained: Trained::new(model.image.clone(), transform, metric), spec, metric })
+        Some(Self { trained: Trained::new(model.image.clone(), transform), spec, metric })
     }
 
-    /// Reads a file that [`Compressor::save`] has written, or the transform of an index.
+    /// Reads a file that [`Compressor::save`] has written, and compares it with its checksums, or the transform of an index.
     ///
     /// # Errors
     /// [`OpenError`] names what is wrong with the file, or that it holds no transform.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let image = Image::open(path.as_ref())?;
         if image.metadata("transform").is_some() {
-            return Self::of(image);
+            image.verify()?;
+            let (trained, spec, metric) = Trained::open(image)?;
+            return Ok(Self { trained, spec, metric });
         }
         let index = Index::from_image(image)?;
         Self::of_index(&index).ok_or_else(|| OpenError::Metadata {
@@ -128,7 +125,7 @@ impl Compressor {
     /// How it was trained, where it was: steps, and the loss on rows held out, before and after.
     #[must_use]
     pub fn training(&self) -> Option<&str> {
-        self.trained.image.metadata("training")
+        self.trained.training()
     }
 
     /// Compresses vectors `[n, d]` to `[n, s]`, on rayon's current thread pool. Under [`Metric::Cosine`] they are scaled to unit length

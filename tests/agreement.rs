@@ -5,7 +5,7 @@ mod support;
 
 use ndarray::{Array2, Axis, concatenate, s};
 use nearfield::{Device, IndexSpec, Metric, NO_ID, SearchParams};
-use support::{METRICS, SPECS, assert_agree, build, devices, made, search};
+use support::{METRICS, SPECS, assert_devices_agree, build, devices, made, search};
 
 #[test]
 fn all_specs_agree_with_the_reference() {
@@ -15,11 +15,7 @@ fn all_specs_agree_with_the_reference() {
             let index = build(spec, metric, base.view());
             for (n_probe, n_rerank, k) in [(1, 1, 1), (2, 20, 10), (100, 300, 20)] {
                 let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
-                let want = search(&index, Device::Reference, queries.view(), params);
-                for device in devices() {
-                    let got = search(&index, device.clone(), queries.view(), params);
-                    assert_agree(&got, &want, spec, &format!("{metric} {device:?} {params:?}"));
-                }
+                assert_devices_agree(&index, queries.view(), params, spec);
             }
         }
     }
@@ -38,11 +34,7 @@ fn edge_shapes_agree_with_the_reference() {
                 let index = build(spec, metric, base.view());
                 for k in [1, n, n + 5] {
                     let params = SearchParams::new(k).n_probe(1 + n / 20);
-                    let want = search(&index, Device::Reference, queries.view(), params);
-                    for device in devices() {
-                        let got = search(&index, device.clone(), queries.view(), params);
-                        assert_agree(&got, &want, spec, &format!("{metric} {n}×{d} k={k} {device:?}"));
-                    }
+                    assert_devices_agree(&index, queries.view(), params, spec);
                 }
             }
         }
@@ -79,11 +71,7 @@ fn zero_rows_and_zero_queries() {
         for metric in [Metric::Ip, Metric::L2] {
             let index = build(spec, metric, base.view());
             let params = SearchParams::new(15).n_probe(50).n_rerank(50);
-            let want = search(&index, Device::Reference, zero.view(), params);
-            for device in devices() {
-                let got = search(&index, device.clone(), zero.view(), params);
-                assert_agree(&got, &want, spec, &format!("{metric} {device:?}"));
-            }
+            assert_devices_agree(&index, zero.view(), params, spec);
         }
     }
 }

@@ -438,6 +438,9 @@ fn vectors_are_compressed_alike_by_all_ways() {
     let flat = folder.path("flat.nf");
     build(&base, &flat, "Flat", "l2");
     fails(2, &["--lin", "--with"], &[&"compress", &base, &"-o", &out]);
+    let pca = ["--steps", "PCA6"];
+    fails(2, &pca, &[&"compress", &base, &"--pca", &"6", &"--steps", &"9", &"-o", &out]);
+    fails(2, &["--steps"], &[&"build", &base, &"--spec", &"IVF4,SQ8", &"--steps", &"9", &"-o", &index]);
     fails(2, &["--pca", "x7"], &[&"compress", &base, &"--pca", &"6x7", &"-o", &out]);
     fails(2, &["--output", ".npy"], &[&"compress", &base, &"--pca", &"6", &"-o", &folder.path("a.fbin")]);
     fails(3, &["LIN", "at most", "25"], &[&"compress", &base, &"--lin", &"25", &"-o", &out]);

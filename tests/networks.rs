@@ -4,7 +4,7 @@
 mod support;
 
 use nearfield::{Device, Index, SearchParams};
-use support::{METRICS, NETWORKS, assert_agree, devices, made, search, v1};
+use support::{METRICS, NETWORKS, assert_agree, assert_devices_agree, made, search, v1};
 
 #[test]
 fn networks_agree_with_the_reference() {
@@ -14,11 +14,7 @@ fn networks_agree_with_the_reference() {
             let index = Index::open(v1(spec, metric)).unwrap();
             for (n_probe, n_rerank, k) in [(1, 1, 1), (2, 20, 10), (100, 300, 20)] {
                 let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
-                let want = search(&index, Device::Reference, queries.view(), params);
-                for device in devices() {
-                    let got = search(&index, device.clone(), queries.view(), params);
-                    assert_agree(&got, &want, spec, &format!("{metric} {device:?} {params:?}"));
-                }
+                assert_devices_agree(&index, queries.view(), params, spec);
             }
         }
     }

@@ -90,8 +90,8 @@ struct RescaleParams {
     s: u32,
     x_stride: u32,
     y_stride: u32,
-    pad_0: u32,
-    pad_1: u32,
+    nothing_left: f32,
+    pad: u32,
 }
 
 struct QuantiseParams {

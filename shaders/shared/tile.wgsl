@@ -1,19 +1,22 @@
 // Products of a tile of 64 rows × 64 columns by a workgroup of 256, an invocation 4 rows × 4 columns of them. A kernel says
-// what `input_at(row, i)` and `weight_at(i, column)` are: zero beyond their ends. Sums run over `depth` in order.
+// what `input_at(row, i)` and `weight_at(i, column)` are, zero beyond their ends, and what becomes of four columns of a row,
+// `put(row, column, sums)`, also beyond theirs. Sums run over `depth` in order.
 const K_STEP = 16u;
 const TILE_ROWS = 64u;
 
 var<workgroup> sh_x: array<f32, K_STEP * TILE_ROWS>; // [K_STEP][TILE_ROWS]
 var<workgroup> sh_w: array<vec4<f32>, K_STEP * 16u>; // [K_STEP][64 columns]
 
-// Columns 4·(local_ix % 16).. of rows local_ix / 16, + 16, + 32, + 48.
-struct TileSums {
-    rows: array<vec4<f32>, 4>,
-}
-
-fn tile_products(local_ix: u32, row_from: u32, column_from: u32, depth: u32) -> TileSums {
+// Makes tile `tile_ix`, `column_tiles` of them to 64 rows.
+fn make_tile(tile_ix: u32, local_ix: u32, column_tiles: u32, n_rows: u32, depth: u32) {
+    let row_from = tile_ix / column_tiles * TILE_ROWS;
+    let column_from = tile_ix % column_tiles * 64u;
+    if (row_from >= n_rows) {
+        return;
+    }
     let tx = local_ix % 16u;
     let ty = local_ix / 16u;
+    let column = column_from + tx * 4u;
     var sums_0 = vec4<f32>();
     var sums_1 = vec4<f32>();
     var sums_2 = vec4<f32>();
@@ -23,7 +26,6 @@ fn tile_products(local_ix: u32, row_from: u32, column_from: u32, depth: u32) -> 
         for (var row = ty; row < TILE_ROWS; row += 16u) {
             sh_x[tx * TILE_ROWS + row] = input_at(row_from + row, k + tx);
         }
-        let column = column_from + tx * 4u;
         sh_w[ty * 16u + tx] = vec4<f32>(
             weight_at(k + ty, column),
             weight_at(k + ty, column + 1u),
@@ -40,5 +42,8 @@ fn tile_products(local_ix: u32, row_from: u32, column_from: u32, depth: u32) -> 
             sums_3 += sh_x[at + 48u] * weights;
         }
     }
-    return TileSums(array<vec4<f32>, 4>(sums_0, sums_1, sums_2, sums_3));
+    put(row_from + ty, column, sums_0);
+    put(row_from + ty + 16u, column, sums_1);
+    put(row_from + ty + 32u, column, sums_2);
+    put(row_from + ty + 48u, column, sums_3);
 }

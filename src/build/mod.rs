@@ -283,9 +283,8 @@ impl<'a> IndexBuilder<'a> {
 
         self.go_on()?;
         let mut metadata = contents.metadata();
-        if let Some(training) = transform.as_ref().and_then(Trained::training) {
-            metadata.insert(transform::TRAINING.to_owned(), training.to_owned());
-        }
+        let found = transform.iter().flat_map(Trained::found);
+        metadata.extend(found.map(|(key, value)| (key.to_owned(), value.to_owned())));
         let mut image = ImageBuilder::new(metadata, contents.declare(arrangement.sizes()))?;
         let mut parts = image.parts();
         lists::write(&mut parts, &arrangement, |row| match self.ids {
@@ -357,6 +356,7 @@ impl<'a> IndexBuilder<'a> {
         found.map_err(|e| match e {
             TrainError::Checkpoint(e) => BuildError::Checkpoint(e),
             TrainError::Memory(e) => BuildError::Memory(e),
+            TrainError::Stopped => BuildError::Cancelled,
             TrainError::Invalid(e) => BuildError::Invalid(e),
             #[cfg(not(feature = "neural"))]
             TrainError::NoNeural => BuildError::NoNeural,

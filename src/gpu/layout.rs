@@ -56,7 +56,7 @@ gpu_structs! {
     /// `transform_rescale`.
     RescaleParams {
         grid_width: u32, n_rows: u32, d: u32, s: u32,
-        x_stride: u32, y_stride: u32, pad_0: u32, pad_1: u32,
+        x_stride: u32, y_stride: u32, nothing_left: f32, pad: u32,
     }
     /// `quantise`.
     QuantiseParams { grid_width: u32, n_rows: u32, len: u32, row_stride: u32, steps: u32, pad_0: u32, pad_1: u32, pad_2: u32, }

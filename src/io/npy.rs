@@ -14,6 +14,9 @@ use super::{
 };
 use crate::{format::write_atomically, topk::NO_ID};
 
+/// Values written together.
+const TOGETHER: usize = 1 << 20;
+
 /// Bytes of a header, at most: real ones have 128.
 const HEADER_MAX: usize = 1 << 16;
 
@@ -127,14 +130,14 @@ pub fn write_scores(path: impl AsRef<Path>, scores: ArrayView2<'_, f32>) -> Resu
     write(path.as_ref(), scores.dim(), scores.iter().copied())
 }
 
-/// Writes vectors as f32, `[n, width]`, as many whole rows at a time as `next` returns.
+/// Writes vectors as f32, `[n, width]`, some rows at a time: `fill` is given the first one's number and room for all of their values.
 ///
 /// # Errors
-/// What `next` fails with, and those of [`write_ids`].
+/// What `fill` fails with, and those of [`write_ids`].
 pub fn write_vectors<E: From<FileError>>(
     path: impl AsRef<Path>,
     (n_rows, width): (usize, usize),
-    mut next: impl FnMut() -> Result<Vec<f32>, E>,
+    mut fill: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
 ) -> Result<(), E> {
     let path = path.as_ref();
     check_extension(path)?;
@@ -142,19 +145,14 @@ pub fn write_vectors<E: From<FileError>>(
     let written = write_atomically(path, |file| {
         let mut out = BufWriter::new(file);
         out.write_all(&header(Element::F32, n_rows, width))?;
-        let mut left = n_rows * width;
-        while left > 0 {
-            let values = next().map_err(|e| {
+        let at_once = TOGETHER.div_ceil(width.max(1)).min(n_rows);
+        let mut values = vec![0.0; at_once * width];
+        for first in (0..n_rows).step_by(at_once.max(1)) {
+            let values = &mut values[..at_once.min(n_rows - first) * width];
+            fill(first, values).map_err(|e| {
                 failed = Some(e);
                 std::io::Error::other("no more vectors")
             })?;
-            if values.is_empty() || values.len() > left {
-                return Err(std::io::Error::other(format!(
-                    "expected {left} more values, got {}",
-                    values.len()
-                )));
-            }
-            left -= values.len();
             for v in values {
                 out.write_all(&v.to_le_bytes())?;
             }

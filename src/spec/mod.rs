@@ -313,7 +313,8 @@ impl TransformSpec {
     }
 
     /// Whether it is trained step by step.
-    pub(crate) fn is_trained(self) -> bool {
+    #[must_use]
+    pub fn is_trained(self) -> bool {
         matches!(self, Self::Linear { map: LinearMap::Lin, .. } | Self::Cnt { .. })
     }
 

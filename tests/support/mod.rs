@@ -160,6 +160,16 @@ pub fn embedded_array(name: &str) -> Array2<f32> {
     out
 }
 
+/// Asserts that every device finds what the reference does.
+pub fn assert_devices_agree(index: &Index, queries: ArrayView2<'_, f32>, params: SearchParams, spec: &str) {
+    let want = search(index, Device::Reference, queries, params);
+    let (n, d, metric) = (index.len(), index.dim(), index.metric());
+    for device in devices() {
+        let got = search(index, device.clone(), queries, params);
+        assert_agree(&got, &want, spec, &format!("{metric} {n} × {d} {device:?} {params:?}"));
+    }
+}
+
 /// Asserts that two results agree within budgets: scores to a relative error, ranks all but a few. Where lookup tables
 /// make the scores, a byte that a GPU's compiler rounds the other way moves them by a step, 1/255 of the widest table.
 pub fn assert_agree(got: &Hits, want: &Hits, spec: &str, context: &str) {

@@ -98,11 +98,20 @@ pub struct TrainingArgs {
 }
 
 impl TrainingArgs {
-    /// The training asked for, of a transform.
-    pub fn of(&self, transform: TransformSpec) -> Training {
-        let usual = Training::of(transform);
-        let steps = self.steps.unwrap_or(usual.steps);
-        Training { steps, checkpoint: self.checkpoint.clone(), ..usual }
+    /// The training asked for, where the transform is one that is trained.
+    pub fn of(&self, transform: Option<TransformSpec>) -> Result<Option<Training>, CliError> {
+        if let Some(transform) = transform.filter(|transform| transform.is_trained()) {
+            let usual = Training::of(transform);
+            let steps = self.steps.unwrap_or(usual.steps);
+            return Ok(Some(Training { steps, checkpoint: self.checkpoint.clone(), ..usual }));
+        }
+        let argument = match (self.steps, &self.checkpoint) {
+            (None, None) => return Ok(None),
+            (Some(_), _) => "--steps",
+            (None, Some(_)) => "--checkpoint",
+        };
+        let got = transform.map_or("no transform".to_owned(), |transform| transform.to_string());
+        Err(CliError::Usage(format!("{argument}: only LIN and CNT are trained in steps, got {got}")))
     }
 }
 
@@ -162,10 +171,10 @@ impl IndexArgs {
     }
 
     /// A builder of an index of the files.
-    pub fn builder<'a>(&self, spec: IndexSpec, inputs: &'a Inputs) -> IndexBuilder<'a> {
+    pub fn builder<'a>(&self, spec: IndexSpec, inputs: &'a Inputs) -> Result<IndexBuilder<'a>, CliError> {
         let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed);
-        if let Some(transform) = spec.transform {
-            builder = builder.training(self.training.of(transform));
+        if let Some(training) = self.training.of(spec.transform)? {
+            builder = builder.training(training);
         }
         if let Some(queries) = &inputs.queries {
             builder = builder.train_queries(queries);
@@ -173,7 +182,7 @@ impl IndexArgs {
         if let Some(ids) = &inputs.ids {
             builder = builder.ids(ids);
         }
-        builder
+        Ok(builder)
     }
 
     /// The specification given, or the one that is fastest on a sample.
@@ -252,7 +261,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let since = Instant::now();
     let stages = report::Stages::default();
     let progress = |p| stages.update(p);
-    let built = args.builder(spec, &inputs).progress(&progress).build_timed(&inputs.base);
+    let built = args.builder(spec, &inputs)?.progress(&progress).build_timed(&inputs.base);
     stages.finish();
     let (index, mut times) = built?;
     let saving = Instant::now();

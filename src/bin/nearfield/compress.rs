@@ -19,7 +19,7 @@ use crate::{
 ///   nearfield compress base.npy --lin 96 --metric cosine --save lin.nf -o base96.npy
 ///   nearfield compress queries.npy --with lin.nf -o queries96.npy
 ///
-/// What comes out is compared as the vectors are, and with ip and cosine it has their lengths.
+/// What comes out is compared as the vectors are, and with ip and cosine it has their lengths (but for --pca with --train-queries).
 ///
 ///   --lin S    a linear map trained to keep distances; seconds, and as quick to apply as PCA
 ///   --cnt S    a small network trained for the same; minutes. Sizes as in a specification: --cnt "96(tokens=12,heads=4,stages=2)"
@@ -69,35 +69,37 @@ pub struct Args {
 }
 
 impl Args {
-    /// The transform asked for.
-    fn transform(&self) -> Result<Option<TransformSpec>, CliError> {
+    /// The transform to find.
+    fn transform(&self) -> Result<TransformSpec, CliError> {
         let asked = [("LIN", &self.lin), ("CNT", &self.cnt), ("PCA", &self.pca), ("SRP", &self.srp)];
         let Some((name, s)) = asked.into_iter().find_map(|(name, s)| Some((name, s.as_ref()?))) else {
-            return Ok(None);
+            return Err(CliError::Usage("expected one of --lin, --cnt, --pca, --srp and --with".to_owned()));
         };
         let argument = name.to_lowercase();
         let text = format!("{name}{s}");
         let parsed = text.parse::<TransformSpec>();
-        parsed.map(Some).map_err(|e| CliError::Usage(format!("--{argument}: {e}")))
+        parsed.map_err(|e| CliError::Usage(format!("--{argument}: {e}")))
     }
 
     /// Finds the transform, or reads it.
     fn compressor(&self, base: &io::VectorFile) -> Result<Compressor, CliError> {
-        let Some(transform) = self.transform()? else {
-            let path = self.with.as_deref().unwrap_or(&self.output);
-            let opened = Compressor::open(path);
-            return opened.map_err(|e| report::of("--with", CliError::from(e)));
-        };
+        if let Some(path) = &self.with {
+            return Compressor::open(path).map_err(|e| report::of("--with", e.into()));
+        }
+        let transform = self.transform()?;
+        let training = self.training.of(Some(transform))?;
+        if self.save.is_none() {
+            eprintln!("note: queries must go through the same transform, and without --save it is lost");
+        }
         let queries = self.train_queries.as_deref();
         let queries = queries.map(|path| report::vectors("--train-queries", path)).transpose()?;
         let spec = format!("{transform},Flat").parse().map_err(BuildError::Spec)?;
         let stages = report::Stages::default();
         let progress = |p| stages.update(p);
-        let mut builder = Index::builder(spec)
-            .metric(self.metric)
-            .seed(self.seed)
-            .training(self.training.of(transform))
-            .progress(&progress);
+        let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed).progress(&progress);
+        if let Some(training) = training {
+            builder = builder.training(training);
+        }
         if let Some(queries) = &queries {
             builder = builder.train_queries(queries);
         }
@@ -143,15 +145,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         return Err(CliError::Input(format!("BASE: expected {expected} dimensions, as --with has, got {d}")));
     }
     let bar = report::bar("compress", n as u64);
-    let rows = (1_usize << 20).div_ceil(s).min(n);
-    let mut piece = vec![0.0; rows * s];
-    let mut first = 0;
-    io::write_vectors(&args.output, (n, s), || {
-        let piece = &mut piece[..rows.min(n - first) * s];
-        compressor.compress_rows(&base, first, piece).map_err(BuildError::Vectors)?;
-        first += piece.len() / s;
-        bar.set_position(first as u64);
-        Ok::<_, CliError>(piece.to_vec())
+    io::write_vectors(&args.output, (n, s), |first, rows| {
+        compressor.compress_rows(&base, first, rows).map_err(BuildError::Vectors)?;
+        bar.set_position((first + rows.len() / s) as u64);
+        Ok::<_, CliError>(())
     })?;
     bar.finish_and_clear();
     let took = since.elapsed();

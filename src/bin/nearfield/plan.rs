@@ -50,7 +50,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let spec = args.index.spec(&inputs)?;
     let stages = report::Stages::default();
     let progress = |p| stages.update(p);
-    let planned = args.index.builder(spec, &inputs).progress(&progress).plan(&inputs.base);
+    let planned = args.index.builder(spec, &inputs)?.progress(&progress).plan(&inputs.base);
     stages.finish();
     let plan = planned?;
     let params = SearchParams { n_probe: args.n_probe, n_rerank: args.n_rerank, ..SearchParams::new(args.k) };

@@ -1,6 +1,6 @@
 //! The transform by SIMD.
 
-use super::{Kind, Transform, cnt, linear};
+use super::{Kind, NOTHING_LEFT, Transform, cnt, linear};
 use crate::{block::BlockQuery, simd::Simd};
 
 /// A query on its way through.
@@ -26,16 +26,18 @@ pub(crate) fn project<const N: usize>(
         Kind::Linear(linear) => linear::cpu::project(simd, linear, reborrowed),
         Kind::Cnt(cnt) => cnt::cpu::project(simd, cnt, reborrowed, room),
     }
-    if transform.keeps_length {
+    if transform.scales_queries {
         for query in queries {
             keep_length(simd, query.q, query.reduced);
         }
     }
 }
 
-/// Scales `y` to the length of `x`.
+/// Scales `y` to the length of `x`, unless nothing is left of it.
 pub(crate) fn keep_length(simd: Simd, x: &[f32], y: &mut [f32]) {
     let (given, found) = (simd.dot_f32(x, x), simd.dot_f32(y, y));
-    let factor = if found > 0.0 { given.sqrt() / found.sqrt() } else { 1.0 };
-    y.iter_mut().for_each(|v| *v *= factor);
+    if found > given * NOTHING_LEFT {
+        let factor = given.sqrt() / found.sqrt();
+        y.iter_mut().for_each(|v| *v *= factor);
+    }
 }

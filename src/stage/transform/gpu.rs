@@ -1,6 +1,6 @@
 //! The transform on the device.
 
-use super::{Kind, Transform, cnt::gpu::GpuCnt, linear::gpu::GpuLinear};
+use super::{Kind, NOTHING_LEFT, Transform, cnt::gpu::GpuCnt, linear::gpu::GpuLinear};
 use crate::gpu::{
     Buffer, Gpu, GpuError,
     kernel::Kernel,
@@ -15,7 +15,7 @@ pub(crate) struct GpuTransform {
     kind: GpuKind,
     d: usize,
     s: usize,
-    keeps_length: bool,
+    scales_queries: bool,
 }
 
 enum GpuKind {
@@ -34,12 +34,12 @@ pub(crate) struct Scratch<'a> {
 impl GpuTransform {
     /// Uploads it.
     pub fn new(gpu: &Gpu, transform: &Transform) -> Result<Self, GpuError> {
-        let Transform { d, s, keeps_length, .. } = *transform;
+        let Transform { d, s, scales_queries, .. } = *transform;
         let kind = match &transform.kind {
             Kind::Linear(linear) => GpuKind::Linear(GpuLinear::new(gpu, linear, d)?),
             Kind::Cnt(cnt) => GpuKind::Cnt(GpuCnt::new(gpu, cnt)?),
         };
-        Ok(Self { kind, d, s, keeps_length })
+        Ok(Self { kind, d, s, scales_queries })
     }
 
     /// Reduces `queries[n_rows, q_stride]` to `reduced[n_rows, y_stride]`.
@@ -55,7 +55,7 @@ impl GpuTransform {
             GpuKind::Linear(linear) => linear.project(recording, n_rows, queries, scratch.codes, reduced),
             GpuKind::Cnt(cnt) => cnt.project(recording, n_rows, queries, scratch.rooms, reduced),
         }
-        if self.keeps_length {
+        if self.scales_queries {
             let params = RescaleParams {
                 grid_width: recording.gpu().grid_width(),
                 n_rows: narrow(n_rows),
@@ -63,6 +63,7 @@ impl GpuTransform {
                 s: narrow(self.s),
                 x_stride: narrow(queries.1),
                 y_stride: narrow(reduced.1),
+                nothing_left: NOTHING_LEFT,
                 ..Default::default()
             };
             let (n, d, s) = (n_rows as f64, self.d as f64, self.s as f64);

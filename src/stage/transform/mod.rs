@@ -37,7 +37,7 @@ pub(crate) struct Transform {
     spec: TransformSpec,
     d: usize,
     s: usize,
-    keeps_length: bool,
+    scales_queries: bool,
 }
 
 enum Kind {
@@ -46,10 +46,13 @@ enum Kind {
 }
 
 /// Whether queries are scaled to the length that they had.
-pub(crate) fn keeps_length(spec: TransformSpec, metric: Metric) -> bool {
+pub(crate) fn scales_queries(spec: TransformSpec, metric: Metric) -> bool {
     let is_pca = matches!(spec, TransformSpec::Linear { map: LinearMap::Pca, .. });
     !is_pca && !metric.is_l2()
 }
+
+/// The share of a vector's energy below which what comes out is rounding, and is not scaled: 2⁻⁴⁰, an error of 2⁻²⁰ in length.
+pub(crate) const NOTHING_LEFT: f32 = 1.0 / (1_u64 << 40) as f32;
 
 /// Products that a vector takes.
 pub(crate) fn n_products(spec: TransformSpec, d: usize, s: usize) -> usize {
@@ -80,7 +83,7 @@ impl Transform {
             TransformSpec::Linear { dtype, .. } => Kind::Linear(Linear::open(image, d, s, dtype)?),
             TransformSpec::Cnt { sizes, .. } => Kind::Cnt(Cnt::open(image, cnt::Shape::new(d, s, sizes))?),
         };
-        Ok(Self { kind, spec, d, s, keeps_length: keeps_length(spec, metric) })
+        Ok(Self { kind, spec, d, s, scales_queries: scales_queries(spec, metric) })
     }
 
     /// Dimensions of what goes in.

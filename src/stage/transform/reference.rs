@@ -1,6 +1,6 @@
 //! The transform's meaning.
 
-use super::{Kind, Transform, cnt, linear};
+use super::{Kind, NOTHING_LEFT, Transform, cnt, linear};
 
 /// Reduced query, `[s]`.
 #[allow(clippy::cast_possible_truncation, reason = "lengths are rounded once, to f32")]
@@ -9,11 +9,13 @@ pub(crate) fn project(transform: &Transform, q: &[f32]) -> Vec<f32> {
         Kind::Linear(linear) => linear::reference::project(linear, q),
         Kind::Cnt(cnt) => cnt::reference::project(cnt, q),
     };
-    if transform.keeps_length {
-        let length = |v: &[f32]| v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-        let (given, found) = (length(q), length(&y));
-        let factor = if found > 0.0 { (given / found) as f32 } else { 1.0 };
-        y.iter_mut().for_each(|v| *v *= factor);
+    if transform.scales_queries {
+        let energy = |v: &[f32]| v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        let (given, found) = (energy(q), energy(&y));
+        if found > given * f64::from(NOTHING_LEFT) {
+            let factor = (given / found).sqrt() as f32;
+            y.iter_mut().for_each(|v| *v *= factor);
+        }
     }
     y
 }

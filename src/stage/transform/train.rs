@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 #[cfg(feature = "neural")]
 use rayon::prelude::*;
 
-use super::{Kind, Transform, cnt, keeps_length, linear};
+use super::{Kind, Transform, cnt, linear, scales_queries};
 use crate::{
     format::{Image, ImageBuilder, OpenError, VERSION},
     metric::Metric,
@@ -28,7 +28,13 @@ pub(crate) const SAMPLE: usize = 16_384;
 const PAIRS: usize = 10_000;
 
 /// The metadata entry of how a transform was trained.
-pub(crate) const TRAINING: &str = "training";
+const TRAINING: &str = "training";
+
+/// The metadata entry of whether points are scaled to the length that they had.
+const LENGTHS: &str = "lengths";
+
+/// Its value where they are.
+const KEPT: &str = "kept";
 
 /// Rows that a network is run on together.
 const CHUNK: usize = 64;
@@ -56,6 +62,8 @@ pub(crate) enum TrainError {
     Checkpoint(#[from] CheckpointError),
     #[error("{0}")]
     Memory(#[from] std::io::Error),
+    #[error("stopped")]
+    Stopped,
     #[error(transparent)]
     Invalid(#[from] OpenError),
     #[cfg(not(feature = "neural"))]
@@ -70,8 +78,8 @@ pub(crate) struct Trained {
     pub transform: Arc<Transform>,
     /// W of a linear map, which many rows meet in f32.
     matrix: Option<Arc<[f32]>>,
-    /// Outputs are scaled to the length of inputs.
-    keeps_length: bool,
+    /// Points are scaled to the length that they had, and whatever else goes through [`Trained::reduce`].
+    scales_points: bool,
 }
 
 impl Trained {
@@ -88,16 +96,17 @@ impl Trained {
         let s = spec.dims().filter(|&s| s <= d && d <= crate::spec::DIM_MAX);
         let s = s.ok_or_else(|| unfit(format!("at most the vectors' {d} dimensions, written out")))?;
         let transform = Transform::open(&image, spec, metric, d, s)?;
-        Ok((Self::new(image, transform, metric), spec, metric))
+        Ok((Self::new(image, transform), spec, metric))
     }
 
     /// A transform of an image, ready for many rows.
-    pub fn new(image: Arc<Image>, transform: Transform, metric: Metric) -> Self {
+    pub fn new(image: Arc<Image>, transform: Transform) -> Self {
         let matrix = match &transform.kind {
             Kind::Linear(linear) => Some(linear.matrix(transform.d).into()),
             Kind::Cnt(_) => None,
         };
-        Self { image, transform: Arc::new(transform), matrix, keeps_length: !metric.is_l2() }
+        let scales_points = transform.scales_queries || image.metadata(LENGTHS) == Some(KEPT);
+        Self { image, transform: Arc::new(transform), matrix, scales_points }
     }
 
     /// Dimensions of what comes out.
@@ -120,7 +129,7 @@ impl Trained {
             }
             (Kind::Linear(_), None) => {}
         }
-        if self.keeps_length {
+        if self.scales_points {
             for (x, y) in rows.chunks_exact(d).zip(out.chunks_exact_mut(s)) {
                 super::cpu::keep_length(simd, x, y);
             }
@@ -132,7 +141,7 @@ impl Trained {
         let Transform { d, s, .. } = *self.transform;
         let of = |key| self.image.metadata(key).unwrap_or_default().to_owned();
         let mut image = ImageBuilder::new(
-            metadata(spec, metric, d, &of("seed"), self.training()),
+            metadata(spec, metric, d, &of("seed"), self.found()),
             Transform::declare(spec, d, s),
         )?;
         self.write(&mut image.parts());
@@ -142,6 +151,11 @@ impl Trained {
     /// How it was trained, where it was.
     pub fn training(&self) -> Option<&str> {
         self.image.metadata(TRAINING)
+    }
+
+    /// The metadata entries of what was found.
+    pub fn found(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [TRAINING, LENGTHS].into_iter().filter_map(|key| Some((key, self.image.metadata(key)?)))
     }
 
     /// Copies the tensors to those of an index.
@@ -161,7 +175,7 @@ impl Trained {
 pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
     let (spec, d) = (request.spec, request.points.dim());
     let s = spec.dims().unwrap_or(d);
-    (request.report)("transform", 0, 1);
+    go_on(request)?;
     let mut rng = generator(request.seed, "transform");
     let source = request.queries.unwrap_or(request.points);
     match spec {
@@ -183,7 +197,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                     let network =
                         linear::train::LinearNetwork { start: row_major(start.axes.as_ref()), d, s };
                     let mut trained = inrp::train(&network, &start.task(request))?;
-                    (request.report)("transform", 0, 1);
+                    go_on(request)?;
                     training = Some(trained.to_string());
                     let w = trained.values.remove(0);
                     let w = linalg::rows(&w, d, s);
@@ -206,7 +220,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             start.standard.apply(&mut sample);
             let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
             let trained = inrp::train(&network, &start.task(request))?;
-            (request.report)("transform", 0, 1);
+            go_on(request)?;
             let (training, values) = (trained.to_string(), trained.values);
             let straight = network.weights(&values, None, Some(&start.standard));
             let mut y = vec![0.0; start.rows.len() / d * s];
@@ -218,6 +232,11 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             image(request, Some(&training), |parts| turned.write(parts))
         }
     }
+}
+
+/// Tells that a transform is being found; an error where that is to stop.
+fn go_on(request: &Request<'_>) -> Result<(), TrainError> {
+    if (request.report)("transform", 0, 1) { Ok(()) } else { Err(TrainError::Stopped) }
 }
 
 /// What trained transforms start from.
@@ -234,7 +253,7 @@ impl Start {
     fn new(request: &Request<'_>, rng: &mut ChaCha8Rng) -> Self {
         let d = request.points.dim();
         let s = request.spec.dims().unwrap_or(d);
-        let keeps_length = keeps_length(request.spec, request.metric);
+        let keeps_length = scales_queries(request.spec, request.metric);
         let amount = if request.queries.is_some() { SAMPLE / 2 } else { SAMPLE };
         let mut gather = |source: &dyn ReadRows| source.gather(&sample(rng, source.n_rows(), amount));
         let mut rows = gather(request.points);
@@ -281,7 +300,7 @@ impl Start {
             queries: request.queries,
             standard: &self.standard,
             mean_distance: self.mean_distance,
-            keeps_length: keeps_length(request.spec, request.metric),
+            keeps_length: scales_queries(request.spec, request.metric),
             seed: request.seed,
             training: request.training,
             identity: format!("{}, {}, {} dimensions", request.spec, request.metric, request.points.dim()),
@@ -315,32 +334,33 @@ fn image(
     let Request { spec, metric, seed, .. } = *request;
     let d = request.points.dim();
     let s = spec.dims().unwrap_or(d);
-    let entries = metadata(spec, metric, d, &seed.to_string(), training);
+    // Points may be short along the axes of queries of another kind.
+    let keeps = !metric.is_l2() && (request.queries.is_none() || scales_queries(spec, metric));
+    let found =
+        training.map(|training| (TRAINING, training)).into_iter().chain(keeps.then_some((LENGTHS, KEPT)));
+    let entries = metadata(spec, metric, d, &seed.to_string(), found);
     let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s))?;
     write(&mut image.parts());
-    let mut trained = Trained::open(image.finish()?)?.0;
-    // Points may be short along the axes of queries of another kind.
-    trained.keeps_length &= request.queries.is_none() || keeps_length(spec, metric);
-    Ok(trained)
+    Ok(Trained::open(image.finish()?)?.0)
 }
 
 /// The entries of the header of a transform alone.
-fn metadata(
+fn metadata<'a>(
     spec: TransformSpec,
     metric: Metric,
     d: usize,
     seed: &str,
-    training: Option<&str>,
+    found: impl IntoIterator<Item = (&'static str, &'a str)>,
 ) -> BTreeMap<String, String> {
     let entries = [
-        ("format", "nearfield"),
-        ("version", &VERSION.to_string()),
-        ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION"))),
-        ("transform", &spec.to_string()),
-        ("metric", &metric.to_string()),
-        ("dim", &d.to_string()),
-        ("seed", seed),
+        ("format", "nearfield".to_owned()),
+        ("version", VERSION.to_string()),
+        ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("transform", spec.to_string()),
+        ("metric", metric.to_string()),
+        ("dim", d.to_string()),
+        ("seed", seed.to_owned()),
     ];
-    let entries = entries.into_iter().chain(training.map(|training| (TRAINING, training)));
-    entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    let found = found.into_iter().map(|(key, value)| (key, value.to_owned()));
+    entries.into_iter().chain(found).map(|(key, value)| (key.to_owned(), value)).collect()
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use safetensors::{Dtype, SafeTensors, View};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Task, adam::Moments};
 use crate::format::write_atomically;
@@ -146,13 +147,18 @@ impl View for Values<'_> {
 }
 
 impl<'a> Checkpoint<'a> {
-    /// The file of a training that holds these rows out.
-    pub fn new(path: &'a Path, task: &Task<'_>, held_rows: &[f32]) -> Self {
+    /// The file of a training from these values that holds these rows out.
+    pub fn new(path: &'a Path, task: &Task<'_>, start: &[Vec<f32>], held_rows: &[f32]) -> Self {
         let training = super::Training { checkpoint: None, ..task.training.clone() };
         let n = task.points.n_rows();
-        let rows = xxhash_rust::xxh3::xxh3_64(bytemuck::cast_slice(held_rows));
-        let identity =
-            format!("{}; seed {}; {n} rows of sum {rows:016x}; {training:?}", task.identity, task.seed);
+        let sum = |values: &[f32]| xxh3_64(bytemuck::cast_slice(values));
+        let (rows, start) = (sum(held_rows), sum(&start.concat()));
+        let identity = format!(
+            "{}; nearfield {}; seed {}; {n} rows of sum {rows:016x}; start of sum {start:016x}; {training:?}",
+            task.identity,
+            env!("CARGO_PKG_VERSION"),
+            task.seed,
+        );
         Self { path, identity }
     }
 
@@ -182,7 +188,12 @@ impl<'a> Checkpoint<'a> {
                 if tensor.dtype() != Dtype::F32 || tensor.data().len() != 4 * like.len() {
                     return Err(foreign(format!("tensor `{name}`: expected {} f32", like.len())));
                 }
-                Ok(tensor.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
+                let values: Vec<f32> =
+                    tensor.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+                match values.iter().find(|v| !v.is_finite()) {
+                    Some(v) => Err(foreign(format!("tensor `{name}`: expected finite values, got {v}"))),
+                    None => Ok(values),
+                }
             };
             start.iter().enumerate().map(read).collect()
         };

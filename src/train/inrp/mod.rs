@@ -273,7 +273,7 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
     let parameters = network.parameters();
     let is_direct: Vec<bool> = parameters.iter().map(|p| p.is_direct).collect();
     let start: Vec<Vec<f32>> = parameters.into_iter().map(|p| p.values).collect();
-    let checkpoint = training.checkpoint.as_ref().map(|path| Checkpoint::new(path, task, &held_rows));
+    let checkpoint = training.checkpoint.as_ref().map(|path| Checkpoint::new(path, task, &start, &held_rows));
     let found = checkpoint.as_ref().map(|checkpoint| checkpoint.read(&start)).transpose()?.flatten();
     let mut state = found.unwrap_or_else(|| State::new(start, evaluate));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the steps")]
