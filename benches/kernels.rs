@@ -10,17 +10,19 @@ use std::{path::Path, time::Duration};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use nearfield::{
-    Device, Gpu, GpuOptions, Hits, Index, Metric, SearchParams, Searcher, Vectors, io::VectorFile,
+    Device, Gpu, GpuOptions, Hits, Index, Metric, SearchParams, Searcher, Training, Vectors, io::VectorFile,
 };
 
 const K: usize = 10;
 
-/// Specifications that take every kind of scorer and of stored rows between them.
-const SPECS: [&str; 4] = [
+/// Specifications that take every kind of transform, scorer and stored rows between them.
+const SPECS: &[&str] = &[
     "PCA128,IVF128,RRR32,Refine(f16)",
-    "PCA128,IVF128,RRR64x4,Refine(sq8)",
+    "LIN128x8,IVF128,RRR64x4,Refine(sq8)",
     "IVF128,SQ8,Refine(f32)",
     "IVF128(soar=1),APQ48x4,Refine(f16)",
+    #[cfg(feature = "neural")]
+    "CNT96,IVF128,SQ8,Refine(f16)",
 ];
 
 fn kernels(criterion: &mut Criterion) {
@@ -36,6 +38,8 @@ fn kernels(criterion: &mut Criterion) {
         let index = Index::builder(spec.parse().expect("a specification"))
             .metric(Metric::Cosine)
             .seed(7)
+            // How well it is trained makes no difference to its time.
+            .training(Training { steps: 0, ..Training::default() })
             .build(&base)
             .expect("an index");
         let searcher = index.searcher(gpu.clone().into()).expect("a searcher");
