@@ -204,14 +204,17 @@ def plot(path, results, title):
     for axis, (name, group) in zip(axes[0], groups):
         rows = [row for row in dict(results)[name] if row[0] == group]
         columns = [column for column in rows[0][2] if not column.startswith("HNSW")]
-        width = 0.8 / len(rows)
         for i, (_, method, found, _) in enumerate(rows):
-            axis.bar([x + i * width for x in range(len(columns))], [found[c] for c in columns], width, label=method)
-        axis.set_xticks([x + 0.4 - width / 2 for x in range(len(columns))], columns)
+            if columns[0].startswith("ef"):
+                axis.plot(columns, [found[c] for c in columns], marker="o", label=method)
+                continue
+            at = [x + (i + 0.5) / len(rows) * 0.8 - 0.4 for x in range(len(columns))]
+            axis.bar(at, [found[c] for c in columns], 0.8 / len(rows), label=method)
+            axis.set_xticks(range(len(columns)), columns)
         axis.set_title(f"{name}, {group}", fontsize=9)
         axis.grid(axis="y", alpha=0.3)
     axes[0][0].set_ylabel("nearest found, %")
-    axes[0][-1].legend(fontsize=8)
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
