@@ -1,7 +1,7 @@
 // A layer of a network: y = scale·act(x̂W + b), or y += that. A workgroup makes a tile of 64 rows × 64 outputs.
 //
 // Rows lie in groups: row r is token r % group of query r / group. The first layer brings queries to the network's standard,
-// x̂ = (x − centre)·inverse. Grid: ceil(n_rows / 64) · ceil(y_width / 64). Reads 2·depth·width bytes of W a tile of rows and
+// x̂ = (x − centre)·inverse, at most ±most. Grid: ceil(n_rows / 64) · ceil(y_width / 64). Reads 2·depth·width bytes of W a tile of rows and
 // 4·depth bytes a row and 64 outputs. Sums run over the depth in order. Twin: `transform/cnt/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: LayerParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -17,7 +17,7 @@ fn input_at(row: u32, i: u32) -> f32 {
     if (params.is_first == 0u) {
         return value;
     }
-    return (value - biases[params.centre_at + i]) * params.inverse;
+    return clamp((value - biases[params.centre_at + i]) * params.inverse, -params.most, params.most);
 }
 
 fn weight_at(i: u32, column: u32) -> f32 {

@@ -2,7 +2,7 @@
 //
 // With one query the tiles of `transform_project` would walk over d in d / 16 steps with a barrier each; here every
 // load is asked for at once. Grid: n_rows · ceil(y_stride / 16). Reads 2·d·s bytes of W and 4·d bytes a query. Sums in
-// 16 parts, so the error is d/32 + 16 roundings at most. Twin: `transform/cpu.rs`.
+// 16 parts, so the error is d/32 + 16 roundings at most. Twin: `transform/linear/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: ProjectParams;
 @group(0) @binding(1) var<storage, read> queries: array<f32>; // [n_rows, q_stride]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [n_rows, y_stride], zero beyond s

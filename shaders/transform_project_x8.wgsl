@@ -2,7 +2,7 @@
 //
 // A workgroup takes 8 queries × 64 outputs, an invocation one output. Grid: ceil(n_rows / 8) · ceil(y_stride / 64). Reads
 // d + 5 bytes a column (d - 1 codes, 4 and 2) and 8 queries. Integer sums are exact; an output is off by two roundings at most where `fma` is
-// not fused. Twin: `transform/cpu.rs`.
+// not fused. Twin: `transform/linear/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: AxesParams;
 @group(0) @binding(1) var<storage, read> runs: array<u32>; // the columns' run
 @group(0) @binding(2) var<storage, read> query_codes: array<vec4<u32>>; // [n_rows, query_steps]

@@ -2,7 +2,7 @@
 //!
 //! A [`Compressor`] reduces vectors as an index of the same specification would. What comes out is compared as the vectors
 //! themselves are; distances stay about what they were (with `PCA` shorter). With [`Metric::Ip`] and [`Metric::Cosine`] lengths stay
-//! exactly so, unless `PCA` was fitted to training queries.
+//! exactly so, but for `PCA` where a sample of queries finds less that way.
 
 use std::{io::Write, path::Path};
 
@@ -120,6 +120,12 @@ impl Compressor {
     #[must_use]
     pub fn compressed_dim(&self) -> usize {
         self.trained.transform.s()
+    }
+
+    /// Tensors of the file that it was read from, or would be written to.
+    #[must_use]
+    pub fn n_tensors(&self) -> usize {
+        Transform::declare(self.spec, self.dim(), self.compressed_dim()).len()
     }
 
     /// How it was trained, where it was: steps, and the loss on rows held out, before and after.

@@ -447,7 +447,13 @@ fn vectors_are_compressed_alike_by_all_ways() {
     fails(3, &["--with", "transform", "Flat"], &[&"compress", &base, &"--with", &flat, &"-o", &out]);
     let wide = folder.vectors("wide.fbin", &made(5, 25, 1));
     fails(3, &["24", "25"], &[&"compress", &wide, &"--with", &transform, &"-o", &out]);
-    fails(3, &["INDEX", "spec"], &[&"info", &transform]);
+    assert!(text(&run(&[&"info", &transform]).stdout).contains("LIN6 (cosine), 24 to 6 dimensions"));
+    assert_eq!(json(&[&"verify", &transform, &"--json"])[0]["tensors"], 1);
+    let mut damaged = fs::read(&transform).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    let bad = folder.path("bad.nf");
+    fs::write(&bad, damaged).unwrap();
+    fails(3, &["bad.nf", "transform.w"], &[&"verify", &bad]);
 }
 
 #[test]

@@ -135,6 +135,29 @@ mod trained {
     }
 
     #[test]
+    fn values_far_from_those_trained_on_are_no_harm() {
+        let base = made(300, 20, 1) * 1e-6;
+        let mut queries = made(5, 20, 2) * 1e14;
+        queries[[0, 0]] = 9e14;
+        for metric in METRICS {
+            let builder = Index::builder("CNT6,IVF4,SQ8".parse().unwrap()).metric(metric);
+            let training = Training { steps: 20, batch: 64, ..Default::default() };
+            let index = builder.training(training).build(base.view()).unwrap();
+            let small = Compressor::of_index(&index).unwrap().compress(&queries.view()).unwrap();
+            assert!(small.iter().all(|v| v.is_finite()), "{metric}: {small}");
+            // From so far away all points are at the same distance.
+            if metric != Metric::L2 {
+                assert_devices_agree(
+                    &index,
+                    queries.view(),
+                    SearchParams::new(5).n_probe(4),
+                    "CNT6,IVF4,SQ8",
+                );
+            }
+        }
+    }
+
+    #[test]
     fn training_does_not_depend_on_threads_or_interruptions() {
         let base = made(700, 24, 1);
         let folder = tempfile::tempdir().unwrap();
@@ -146,6 +169,13 @@ mod trained {
         let want = small(&training);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(pool.install(|| small(&training)), want);
+
+        // Products large enough to be shared among threads.
+        let wide = made(600, 384, 1);
+        let training_of_wide = Training { steps: 2, evaluate_every: 1, ..Default::default() };
+        let wide_small =
+            || compressor("CNT96", Metric::L2, &wide, &training_of_wide).compress(&wide.view()).unwrap();
+        assert_eq!(pool.install(wide_small), wide_small());
 
         let kept = Training { checkpoint: Some(path.clone()), ..training };
         let flag = std::sync::atomic::AtomicBool::new(false);

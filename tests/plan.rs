@@ -23,6 +23,9 @@ const EMBEDDED: [&str; 3] =
     ["PCA,IVF,RRR,Refine(f16)", "PCA192x8,IVF128(soar),APQ64x4,Refine(f16)", "IVF100,SQ8"];
 const MADE: [&str; 5] =
     ["IVF,RRR,Refine(f32)", "PCA64,IVF512(soar=2),PQ32x8", "LIN48,IVF300,Flat", "PCA64,SQ8", "IVF4,RRR32"];
+/// A network, of which a few steps hold as much as many.
+#[cfg(feature = "neural")]
+const NETWORK: &str = "CNT48(tokens=8,heads=4),SQ8";
 
 /// One at a time: they measure this machine.
 fn alone() -> MutexGuard<'static, ()> {
@@ -113,23 +116,30 @@ fn builds_hold_as_much_as_planned() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.nf");
     let out = out.to_str().unwrap();
-    let peak = |spec: &str, base: &Path| {
-        let built = json(&["build", "-o", out, "--spec", spec, "--metric", "ip"], base);
+    let peak = |spec: &str, base: &Path, more: &[&str]| {
+        let built = json(&[&["build", "-o", out, "--spec", spec, "--metric", "ip"], more].concat(), base);
         built["peak_bytes"].as_f64().unwrap()
     };
     // What the program itself takes.
     let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
-    let program = peak("Flat", &tiny);
+    let program = peak("Flat", &tiny, &[]);
     let large = file(folder.path(), "large.fbin", &larger());
-    for (base, specs) in [(&embedded("base.i8bin"), &EMBEDDED[..]), (&large, &MADE)] {
+    let small = embedded("base.i8bin");
+    let mut tried: Vec<(&str, &PathBuf, &[&str])> = Vec::new();
+    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE)] {
         for spec in specs {
-            let planned = json(&["plan", "--spec", spec, "--metric", "ip"], base);
-            let mapped = planned["input_bytes"].as_f64().unwrap();
-            assert_eq!(fs::metadata(base).unwrap().len() as f64, mapped + 8.0);
-            let planned = planned["build_bytes"].as_f64().unwrap();
-            let held = peak(spec, base) - program - mapped;
-            assert!(is_near(planned, held), "{spec}: {planned} bytes planned, {held} held");
+            tried.push((*spec, base, &[][..]));
         }
+    }
+    #[cfg(feature = "neural")]
+    tried.push((NETWORK, &large, &["--steps", "3"]));
+    for (spec, base, more) in tried {
+        let planned = json(&[&["plan", "--spec", spec, "--metric", "ip"], more].concat(), base);
+        let mapped = planned["input_bytes"].as_f64().unwrap();
+        assert_eq!(fs::metadata(base).unwrap().len() as f64, mapped + 8.0);
+        let planned = planned["build_bytes"].as_f64().unwrap();
+        let held = peak(spec, base, more) - program - mapped;
+        assert!(is_near(planned, held), "{spec}: {planned} bytes planned, {held} held");
     }
 }
 

@@ -57,8 +57,8 @@ struct LayerParams {
     adds: u32,
     scale: f32,
     inverse: f32,
-    pad_0: u32,
-    pad_1: u32,
+    most: f32,
+    pad: u32,
 }
 
 struct TokenParams {

@@ -50,7 +50,7 @@ impl Contents {
             decls.extend(Transform::declare(transform, self.d, s));
         }
         if let Some(n_lists) = sizes.n_lists {
-            decls.extend(Router::declare(n_lists, s, self.metric));
+            decls.extend(Router::declare(self.spec.router(), n_lists, s, self.metric));
         }
         if let Some(shape) = RrrShape::of(&self.spec, self.d, self.metric) {
             decls.extend(shape.declare(list_sizes));

@@ -32,9 +32,9 @@ use crate::{
     lists::{self, Arrangement},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
-    spec::{IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
+    spec::{IndexSpec, IvfSpec, Milli, RouterSpec, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
-        router::Router,
+        router::{self, Router},
         scorer::{
             pq,
             rrr::{self, RrrShape},
@@ -103,6 +103,16 @@ pub enum BuildError {
     /// The checkpoint of a training cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A number of [`Training`] is none that it may be.
+    #[error("training, `{argument}`: expected {expected}, got {got}")]
+    Training {
+        /// The field.
+        argument: &'static str,
+        /// The values allowed.
+        expected: String,
+        /// The value given.
+        got: String,
+    },
     /// Only the transform was asked for, and the specification has none.
     #[error("expected a specification with a transform, such as `LIN96,Flat`")]
     NoTransform,
@@ -285,6 +295,9 @@ impl<'a> IndexBuilder<'a> {
         let mut metadata = contents.metadata();
         let found = transform.iter().flat_map(Trained::found);
         metadata.extend(found.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        if let Some((_, outcome)) = partition.as_ref().and_then(|partition| partition.router.as_ref()) {
+            metadata.insert(router::train::ROUTING.to_owned(), outcome.to_string());
+        }
         let mut image = ImageBuilder::new(metadata, contents.declare(arrangement.sizes()))?;
         let mut parts = image.parts();
         lists::write(&mut parts, &arrangement, |row| match self.ids {
@@ -295,7 +308,10 @@ impl<'a> IndexBuilder<'a> {
             transform.write(&mut parts);
         }
         if let Some(partition) = &partition {
-            Router::write(&partition.centroids, self.metric, &mut parts);
+            match &partition.router {
+                Some((weights, _)) => Router::write_weights(weights, &mut parts),
+                None => Router::write(&partition.centroids, self.metric, &mut parts),
+            }
         }
         if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
             // The grammar asks for lists before regressions.
@@ -368,6 +384,10 @@ impl<'a> IndexBuilder<'a> {
         let (n, d) = (base.n_rows(), base.dim());
         check_shape(VECTORS, n, d, None)?;
         let spec = self.spec.resolve(n, d)?;
+        if let Some(training) = &self.training {
+            let unfit = |(argument, expected, got)| BuildError::Training { argument, expected, got };
+            training.validate().map_err(unfit)?;
+        }
         if cfg!(not(feature = "neural")) && matches!(spec.transform, Some(TransformSpec::Cnt { .. })) {
             return Err(BuildError::NoNeural);
         }
@@ -466,7 +486,8 @@ impl<'a> IndexBuilder<'a> {
         // Points are their own training queries unless others are given.
         let mut nearest = Vec::new();
         let top = rrr::train::TRAIN_LISTS.min(n_lists);
-        if regress && queries.is_none() {
+        let is_learned = ivf.router == RouterSpec::Linear;
+        if regress && queries.is_none() && !is_learned {
             nearest = centroids.nearest(&points, top);
         }
         let first: Vec<u32> = if nearest.is_empty() || ivf.threshold.is_some() {
@@ -475,7 +496,7 @@ impl<'a> IndexBuilder<'a> {
             nearest.iter().step_by(top).copied().collect()
         };
         self.report("partition", total - 1, total);
-        let arrangement = match (ivf.spill, spec.n_copies()) {
+        let lists = match (ivf.spill, spec.n_copies()) {
             (Some(spill), n_copies @ 2..) => {
                 self.report("copies", 0, 1);
                 let further = centroids.spill(&points, &first, n_copies - 1, spill.lambda.value());
@@ -485,24 +506,40 @@ impl<'a> IndexBuilder<'a> {
                     .flat_map(|(first, further)| std::iter::once(*first).chain(further.iter().copied()))
                     .collect();
                 self.report("copies", 1, 1);
-                Arrangement::of(&lists, n_copies, n_lists)
+                lists
             }
-            _ => Arrangement::of(&first, 1, n_lists),
+            _ => first,
         };
+        let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
+        let visitors = queries.filter(|_| regress || is_learned).map(|queries| queries.reduced(transform));
+        let router = is_learned.then(|| {
+            let task = router::train::Task {
+                metric: self.metric,
+                centroids: &centroids,
+                points: &points,
+                lists: &lists,
+                queries: visitors.as_deref(),
+                report: &|epoch| self.report("routing", epoch as u64, router::train::EPOCHS as u64),
+            };
+            router::train::linear(&task, &mut generator(self.seed, "routing"))
+        });
+        drop(lists);
         // Rows of vectors as they are are read again.
         let keeps = transform.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
             points: if keeps { points } else { Vec::new() },
+            router,
             visitors: None,
             visits: (Vec::new(), Vec::new()),
         };
         if regress {
-            if let Some(queries) = queries {
-                let visitors = queries.reduced(transform);
-                nearest = partition.centroids.nearest(&visitors, top);
-                partition.visitors = Some(visitors);
+            if nearest.is_empty() {
+                let ranked_by =
+                    partition.router.as_ref().map_or(&partition.centroids, |(weights, _)| weights);
+                nearest = ranked_by.nearest(visitors.as_deref().unwrap_or(&partition.points), top);
             }
+            partition.visitors = visitors;
             let (offsets, mut rows) = kmeans::group(&nearest, n_lists);
             for row in &mut rows {
                 *row /= u32::try_from(top).unwrap_or(1);
@@ -551,8 +588,8 @@ impl<'a> IndexBuilder<'a> {
     ) {
         let (points, centres) = match partition {
             Some(partition) => {
-                let centres = Router::rounded(&partition.centroids, self.metric);
-                (partition.points, Some(centres))
+                let centres = shape.has_centres.then(|| Router::rounded(&partition.centroids, self.metric));
+                (partition.points, centres)
             }
             None => (base.reduced(transform), None),
         };
@@ -595,6 +632,8 @@ impl<'a> IndexBuilder<'a> {
 /// Lists and what scorers are trained on.
 struct Partition {
     centroids: kmeans::Centroids,
+    /// A trained router, and how it was trained.
+    router: Option<(kmeans::Centroids, router::train::Outcome)>,
     /// Reduced points, `[n, s]`.
     points: Vec<f32>,
     /// Reduced training queries, where they are not the points.

@@ -295,14 +295,18 @@ impl Bytes {
         // Queries that axes are found for, and matrices of d × d.
         let (seen, squares) = match spec.transform {
             Some(transform) => {
-                // Trained ones see the sample as it is and as networks do, and keep what comes out of it.
-                let width = if transform.is_trained() { 2 * d + s } else { d };
                 let rows = if transform.is_trained() && has_queries {
                     n.min(SAMPLE / 2) + t.min(SAMPLE / 2)
                 } else {
                     t.min(SAMPLE)
                 };
-                (4 * width * rows, (8 + threads) * 4 * d * d)
+                let seen = if transform.is_trained() {
+                    // The sample as it is and as networks see it; then what comes out of it, and the training.
+                    (4 * 2 * d * rows).max(4 * (d + s) * rows + transform::training_bytes(transform, d, s))
+                } else {
+                    4 * d * rows
+                };
+                (seen, (8 + threads) * 4 * d * d)
             }
             None => (0, 0),
         };

@@ -41,7 +41,7 @@ gpu_structs! {
         y_from: u32, y_group: u32, y_stride: u32, y_token: u32,
         y_width: u32, column_tiles: u32, weights_at: u32, biases_at: u32,
         centre_at: u32, is_first: u32, is_gated: u32, adds: u32,
-        scale: f32, inverse: f32, pad_0: u32, pad_1: u32,
+        scale: f32, inverse: f32, most: f32, pad: u32,
     }
     /// `transform_token`.
     TokenParams {

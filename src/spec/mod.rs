@@ -16,6 +16,7 @@
 //!   options   soar[=<copies>]              each point also enters that many further lists (SOAR); 1 unless given
 //!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
 //!             T=<t>                        centroids by the score-aware loss of threshold t
+//!             router=linear                lists are chosen by weights trained on true neighbours, not by centroids
 //! Scorer      RRR<rank>[x<bits>[x<bits>]]  reduced-rank regression; bits of A, bits of B: 8 or 4
 //!             PQ<M>x<bits>                 product quantisation: M subspaces, codes of 4 or 8 bits
 //!             APQ<M>x<bits>[(T=<t>)]       the same, trained by the score-aware loss; t is 0.2 unless given
@@ -99,11 +100,15 @@ pub struct CntSizes {
 impl CntSizes {
     fn check(self) -> Result<(), SpecError> {
         let Self { tokens, heads, stages, expansion } = self;
-        let given = [tokens, heads, stages, expansion];
-        let most = [CNT_MAX.tokens, CNT_MAX.heads, CNT_MAX.stages, CNT_MAX.expansion];
-        match given.into_iter().zip(most).find(|(given, most)| !(1..=*most).contains(given)) {
-            Some((given, most)) => {
-                let expected = format!("sizes of a network from 1 on, here to {most}");
+        let sizes = [
+            ("tokens", tokens, CNT_MAX.tokens),
+            ("heads", heads, CNT_MAX.heads),
+            ("stages", stages, CNT_MAX.stages),
+            ("expansion", expansion, CNT_MAX.expansion),
+        ];
+        match sizes.into_iter().find(|(_, given, most)| !(1..=*most).contains(given)) {
+            Some((name, given, most)) => {
+                let expected = format!("{name} from 1 to {most}");
                 Err(SpecError::Range { token: "CNT", expected, given: given.into() })
             }
             None => Ok(()),
@@ -137,6 +142,19 @@ pub struct IvfSpec {
     pub spill: Option<SpillSpec>,
     /// Threshold T of the score-aware loss that centroids minimise; `None`: squared distance.
     pub threshold: Option<Milli>,
+    /// What chooses the lists that a query reads.
+    pub router: RouterSpec,
+}
+
+/// What chooses the lists that a query reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RouterSpec {
+    /// The nearest centroids.
+    #[default]
+    Centroids,
+    /// Weights and a bias a list, trained from the centroids on the true neighbours of training queries; as quick as centroids.
+    Linear,
 }
 
 /// Copies of each point in lists beside its nearest (SOAR).
@@ -330,6 +348,11 @@ impl IndexSpec {
     pub(crate) fn n_copies(&self) -> usize {
         let spill = self.ivf.and_then(|ivf| ivf.spill);
         1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
+    }
+
+    /// What chooses the lists that a query reads.
+    pub(crate) fn router(&self) -> RouterSpec {
+        self.ivf.map(|ivf| ivf.router).unwrap_or_default()
     }
 
     /// Dimensions that router and scorer see, of a resolved specification for vectors of `d`.

@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use super::{
     AxesDtype, Bits, CNT_MAX, CntSizes, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, LinearMap, Milli, N_LISTS_MAX,
-    RANK_MAX, RANK_STEP, RowDtype, SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD, TransformSpec,
+    RANK_MAX, RANK_STEP, RouterSpec, RowDtype, SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD,
+    TransformSpec,
 };
 
 const STAGES: &str = "PCA<s>, LIN<s>, SRP<s> (each also x8), CNT<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, \
@@ -193,7 +194,7 @@ fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
     let mut spec = IvfSpec { n_lists: number(token, digits, N_LISTS_MAX)?, ..Default::default() };
     let mut lambda = None;
     for option in options {
-        let allowed = "soar, soar=<copies>, lambda=<λ> and T=<t>, each once, in parentheses";
+        let allowed = "soar, soar=<copies>, lambda=<λ>, T=<t> and router=linear, each once, in parentheses";
         match option.split_once('=').unwrap_or((option, "")) {
             ("soar", copies) if spec.spill.is_none() => {
                 let copies = number(token, copies, SPILL_MAX).map_err(|_| {
@@ -209,6 +210,7 @@ fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
                     })?);
             }
             ("T", text) if spec.threshold.is_none() => spec.threshold = Some(threshold(token, text)?),
+            ("router", "linear") if spec.router == RouterSpec::Centroids => spec.router = RouterSpec::Linear,
             _ => return Err(token_error(token, allowed)),
         }
     }
@@ -329,6 +331,9 @@ impl fmt::Display for IvfSpec {
             }
         }
         options.extend(self.threshold.map(|t| format!("T={t}")));
+        if self.router == RouterSpec::Linear {
+            options.push("router=linear".to_owned());
+        }
         if options.is_empty() { Ok(()) } else { write!(f, "({})", options.join(",")) }
     }
 }
@@ -397,8 +402,14 @@ mod tests {
             proptest::option::of(1..=N_LISTS_MAX),
             proptest::option::of(spill),
             proptest::option::of(thresholds()),
+            prop_oneof![Just(RouterSpec::Centroids), Just(RouterSpec::Linear)],
         )
-            .prop_map(|(n_lists, spill, threshold)| IvfSpec { n_lists, spill, threshold })
+            .prop_map(|(n_lists, spill, threshold, router)| IvfSpec {
+                n_lists,
+                spill,
+                threshold,
+                router,
+            })
     }
 
     fn transforms() -> impl Strategy<Value = TransformSpec> {
@@ -485,6 +496,8 @@ mod tests {
             ("IVF10(soar,lambda=-1),Flat", "IVF10(soar,lambda=-1)"),
             ("IVF10(soar,Flat", "IVF10(soar,Flat"),
             ("IVF10(T=1),Flat", "IVF10(T=1)"),
+            ("IVF10(router=none),Flat", "IVF10(router=none)"),
+            ("IVF10(router=linear,router=linear),Flat", "IVF10(router=linear,router=linear)"),
             ("IVF10,PQx4", "PQx4"),
             ("IVF10,PQ8", "PQ8"),
             ("IVF10,PQ8x5", "PQ8x5"),
@@ -505,6 +518,7 @@ mod tests {
             ("CNT8(tokens=4, heads=4),Flat", Some("CNT8(heads=4),Flat")),
             ("IVF9( soar = 2 ),APQ5x4(T=0.200)", None),
             ("IVF9(lambda=1.0,soar=2),APQ5x4(T=0.200)", Some("IVF9(soar=2),APQ5x4")),
+            ("IVF9( router=linear, soar ),SQ8", Some("IVF9(soar,router=linear),SQ8")),
             ("IVF9(T=0.25,lambda=1.50,soar),PQ5x8", Some("IVF9(soar,lambda=1.5,T=0.25),PQ5x8")),
         ] {
             assert_eq!(text.parse::<IndexSpec>().ok().map(|s| s.to_string()).as_deref(), canonical, "{text}");

@@ -118,6 +118,29 @@ impl Centroids {
         self.half_norms = self.values.chunks_exact(self.s).map(|row| squared_norm(row) / 2.0).collect();
         let is_product = matches!(self.objective, Objective::Angle | Objective::ScoreAware(_, true));
         self.bias = if is_product { vec![0.0; self.half_norms.len()] } else { self.half_norms.clone() };
+        self.encode();
+    }
+
+    /// What ranks lists like these centroids, but by values and biases of its own.
+    pub fn ranked_by(&self, values: Vec<f32>, bias: Vec<f32>) -> Self {
+        let mut other = Self::new(values, self.s, Objective::Distance);
+        other.bias = bias;
+        other.encode();
+        other
+    }
+
+    /// Values and biases as blocks, a bias in a norm's place.
+    pub fn run(&self) -> &[u8] {
+        &self.blocks.run
+    }
+
+    /// A query takes the lists of largest `⟨q, c⟩ − bias`.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// Encodes values and biases.
+    fn encode(&mut self) {
         self.blocks.run.resize(self.shape().run_bytes(self.len().div_ceil(BLOCK)), 0);
         let vectors = self.values.chunks_exact(self.s).zip(&self.bias);
         self.shape().encode(vectors.map(|(c, &bias)| (c[0], &c[1..], bias)), &mut self.blocks.run);

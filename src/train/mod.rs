@@ -1,9 +1,10 @@
 //! What training needs beside the stages: matrix products, k-means, rotations, the score-aware loss,
-//! the INRP loss.
+//! the INRP loss, AdamW.
 //!
 //! Every random choice comes from one seed, and work is cut into pieces whose size does not depend on the
 //! number of threads, so a build gives the same bytes on one thread and on many.
 
+pub(crate) mod adam;
 pub(crate) mod inrp;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;

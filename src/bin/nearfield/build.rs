@@ -187,6 +187,10 @@ impl IndexArgs {
 
     /// The specification given, or the one that is fastest on a sample.
     pub fn spec(&self, inputs: &Inputs) -> Result<IndexSpec, CliError> {
+        if let SpecArg::Auto = self.spec {
+            // No specification that is tried has a transform to train.
+            self.training.of(None)?;
+        }
         let train_queries = inputs.queries.as_ref().map(|file| file as &dyn Vectors);
         let auto = Auto { train_queries, seed: self.seed, ..Auto::new(self.metric) };
         self.spec.of(&auto, &inputs.base)
@@ -292,5 +296,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         report::bytes(index.n_bytes()),
     ))?;
     report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
-    index.metadata("training").map_or(Ok(()), |training| report::line(&format!("  {training}")))
+    ["training", "routing"]
+        .iter()
+        .filter_map(|key| index.metadata(key))
+        .try_for_each(|found| report::line(&format!("  {found}")))
 }

@@ -19,7 +19,7 @@ use crate::{
 ///   nearfield compress base.npy --lin 96 --metric cosine --save lin.nf -o base96.npy
 ///   nearfield compress queries.npy --with lin.nf -o queries96.npy
 ///
-/// What comes out is compared as the vectors are, and with ip and cosine it has their lengths (but for --pca with --train-queries).
+/// What comes out is compared as the vectors are, and with ip and cosine it has their lengths (with --pca only if a sample of queries finds more that way).
 ///
 ///   --lin S    a linear map trained to keep distances; seconds, and as quick to apply as PCA
 ///   --cnt S    a small network trained for the same; minutes. Sizes as in a specification: --cnt "96(tokens=12,heads=4,stages=2)"
@@ -52,9 +52,9 @@ pub struct Args {
     /// File to write the transform to, for queries.
     #[arg(long)]
     save: Option<PathBuf>,
-    /// How vectors are compared: ip, cosine or l2.
-    #[arg(long, default_value = "l2")]
-    metric: Metric,
+    /// How vectors are compared: ip, cosine or l2, which is meant where none is given.
+    #[arg(long)]
+    metric: Option<Metric>,
     /// Queries like those to come, where they are of another kind than the vectors.
     #[arg(long)]
     train_queries: Option<PathBuf>,
@@ -87,6 +87,11 @@ impl Args {
             return Compressor::open(path).map_err(|e| report::of("--with", e.into()));
         }
         let transform = self.transform()?;
+        if self.metric.is_none() {
+            eprintln!(
+                "note: as distances (l2) matter; --metric ip or --metric cosine for vectors compared by products"
+            );
+        }
         let training = self.training.of(Some(transform))?;
         if self.save.is_none() {
             eprintln!("note: queries must go through the same transform, and without --save it is lost");
@@ -96,7 +101,10 @@ impl Args {
         let spec = format!("{transform},Flat").parse().map_err(BuildError::Spec)?;
         let stages = report::Stages::default();
         let progress = |p| stages.update(p);
-        let mut builder = Index::builder(spec).metric(self.metric).seed(self.seed).progress(&progress);
+        let mut builder = Index::builder(spec)
+            .metric(self.metric.unwrap_or(Metric::L2))
+            .seed(self.seed)
+            .progress(&progress);
         if let Some(training) = training {
             builder = builder.training(training);
         }

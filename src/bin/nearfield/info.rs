@@ -2,20 +2,55 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use nearfield::Index;
+use nearfield::{Compressor, Index, OpenError};
 use serde_json::json;
 
 use crate::{error::CliError, report};
 
-/// An index file.
+/// An index file, or one of `nearfield compress --save`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Index file.
+    /// Index file, or a transform's.
     index: PathBuf,
 }
 
+/// What the file holds.
+enum Opened {
+    Index(Box<Index>),
+    Transform(Compressor),
+}
+
+impl Args {
+    fn open(&self) -> Result<Opened, CliError> {
+        let opened = match Index::open(&self.index) {
+            // Transforms by themselves have no specification.
+            Err(OpenError::Metadata { key: "spec", got: None, .. }) => {
+                Compressor::open(&self.index).map(Opened::Transform)
+            }
+            index => index.map(Box::new).map(Opened::Index),
+        };
+        report::named(&self.index, opened)
+    }
+}
+
+fn show_transform(transform: &Compressor, json: bool) -> Result<(), CliError> {
+    let (spec, metric) = (transform.spec().to_string(), transform.metric().to_string());
+    let (d, s) = (transform.dim(), transform.compressed_dim());
+    if json {
+        let training = transform.training();
+        return report::line(
+            &json!({ "transform": spec, "metric": metric, "d": d, "s": s, "training": training }).to_string(),
+        );
+    }
+    report::line(&format!("a transform by itself, {spec} ({metric}), {d} to {s} dimensions"))?;
+    transform.training().map_or(Ok(()), |training| report::line(&format!("trained  {training}")))
+}
+
 pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
-    let index = report::named(&args.index, Index::open(&args.index))?;
+    let index = match args.open()? {
+        Opened::Index(index) => index,
+        Opened::Transform(transform) => return show_transform(&transform, json),
+    };
     let mut sizes = index.list_sizes();
     sizes.sort_unstable();
     let (least, middle, most) = (sizes[0], sizes[sizes.len() / 2], sizes[sizes.len() - 1]);
@@ -29,7 +64,7 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
-                "training": index.metadata("training"),
+                "training": index.metadata("training"), "routing": index.metadata("routing"),
                 "index_bytes": index.n_bytes(), "lists_a_point": index.n_copies(),
                 "copy_bytes": index.copy_bytes(), "n_lists": index.n_lists(),
                 "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
@@ -52,6 +87,9 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
     report::line(&format!("seed     {}", index.seed()))?;
     if let Some(training) = index.metadata("training") {
         report::line(&format!("trained  {training}"))?;
+    }
+    if let Some(routing) = index.metadata("routing") {
+        report::line(&format!("routed   {routing}"))?;
     }
     report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
@@ -76,10 +114,15 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
 
 pub fn verify(args: &Args, json: bool) -> Result<(), CliError> {
     let since = Instant::now();
-    let index = report::named(&args.index, Index::open(&args.index))?;
-    report::named(&args.index, index.verify())?;
+    let n = match args.open()? {
+        Opened::Index(index) => {
+            report::named(&args.index, index.verify())?;
+            index.tensors().len()
+        }
+        // Opening has compared them.
+        Opened::Transform(transform) => transform.n_tensors(),
+    };
     let took = since.elapsed();
-    let n = index.tensors().len();
     if json {
         return report::line(
             &json!({ "ok": true, "tensors": n, "verify_s": took.as_secs_f64() }).to_string(),

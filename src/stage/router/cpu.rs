@@ -25,7 +25,7 @@ pub(crate) fn route<const N: usize>(
         bytes: &router.blocks,
         n_vectors: router.n_lists,
         queries: pairs.each_ref().map(|(query, _)| *query),
-        factor: router.metric.product_factor(),
+        factor: router.factor,
     };
     simd.scan_blocks(run, 0, kept.each_mut(), &id_of);
     for (kept, (_, lists)) in kept.iter_mut().zip(pairs) {

@@ -30,10 +30,10 @@ impl GpuRouter {
             firsts_at: narrow(router.shape.heads(n_blocks)[0] / 4),
             n_places: narrow(n_blocks * BLOCK),
             has_norm: u32::from(router.shape.has_norm),
-            factor: router.metric.product_factor(),
+            factor: router.factor,
             ..Default::default()
         };
-        Ok(Self { runs: upload(gpu, "router.centroids", &router.blocks)?, params })
+        Ok(Self { runs: upload(gpu, "router", &router.blocks)?, params })
     }
 
     /// Scores all lists for all queries: candidates (key, list), `n_lists` a row.

@@ -10,8 +10,8 @@ use crate::{
 pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<(usize, f32)> {
     let mut scored: Vec<(f32, u64)> = (0..router.n_lists)
         .map(|list| {
-            let (factor, n_blocks) = (router.metric.product_factor(), router.n_lists.div_ceil(BLOCK));
-            (query.score_reference(router.shape, &router.blocks, n_blocks, list, factor), list as u64)
+            let n_blocks = router.n_lists.div_ceil(BLOCK);
+            (query.score_reference(router.shape, &router.blocks, n_blocks, list, router.factor), list as u64)
         })
         .collect();
     scored.sort_by(|a, b| compare(*a, *b));

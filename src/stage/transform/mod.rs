@@ -9,9 +9,10 @@
 //!
 //! Under ip and cosine lengths are kept besides: what comes out is scaled to the length of what went in. Distances and products then
 //! say the same, `2⟨x, y⟩ = ‖x‖² + ‖y‖² − ‖x − y‖²`, and later stages go on with products. (115 659 unit rows of 384 dimensions
-//! reduced to 96 by PCA: the nearest by product was the true one for 57 of 100 queries without this, for 68 with it.) Under l2
-//! nothing is scaled. Of PCA, points alone are: the length of a query has no effect on their order. And not even they where its axes
-//! are those of queries of another kind, on which points may be short for good reason.
+//! reduced to 96 by PCA: the nearest by product was the true one for 57 of 100 queries without this, for 67 with it.) Under l2
+//! nothing is scaled. Of PCA, points alone are, for the length of a query has no effect on their order, and only where a sample of
+//! queries finds more that way: points may be short along its axes for good reason, above all where these are those of queries of
+//! another kind, or where lengths differ.
 
 pub(crate) mod cnt;
 pub(crate) mod cpu;
@@ -51,14 +52,23 @@ pub(crate) fn scales_queries(spec: TransformSpec, metric: Metric) -> bool {
     !is_pca && !metric.is_l2()
 }
 
-/// The share of a vector's energy below which what comes out is rounding, and is not scaled: 2⁻⁴⁰, an error of 2⁻²⁰ in length.
-pub(crate) const NOTHING_LEFT: f32 = 1.0 / (1_u64 << 40) as f32;
+/// The share of a vector's energy below which what comes out is mostly rounding, and is not scaled: 2⁻¹², a 64th of the length. Axes in
+/// int8 leave up to 2⁻¹⁶ of a vector at right angles to all of them, in f16 2⁻²⁶.
+pub(crate) const NOTHING_LEFT: f32 = 1.0 / 4096.0;
 
 /// Products that a vector takes.
 pub(crate) fn n_products(spec: TransformSpec, d: usize, s: usize) -> usize {
     match spec {
         TransformSpec::Linear { .. } => d * s,
         TransformSpec::Cnt { sizes, .. } => cnt::Shape::new(d, s, sizes).n_products(),
+    }
+}
+
+/// Bytes that training holds beside rows and a linear map.
+pub(crate) fn training_bytes(spec: TransformSpec, d: usize, s: usize) -> usize {
+    match spec {
+        TransformSpec::Linear { .. } => 0,
+        TransformSpec::Cnt { sizes, .. } => cnt::Shape::new(d, s, sizes).training_bytes(),
     }
 }
 

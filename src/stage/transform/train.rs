@@ -27,6 +27,11 @@ pub(crate) const SAMPLE: usize = 16_384;
 /// Pairs that the mean distance is taken of.
 const PAIRS: usize = 10_000;
 
+/// Points, queries and neighbours that decide whether lengths are kept.
+const TRIED_POINTS: usize = 4096;
+const TRIED_QUERIES: usize = 512;
+const TRIED_NEIGHBOURS: usize = 10;
+
 /// The metadata entry of how a transform was trained.
 const TRAINING: &str = "training";
 
@@ -181,10 +186,13 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
     match spec {
         TransformSpec::Linear { map, dtype, .. } => {
             let mut training = None;
+            let mut keeps_lengths = !request.metric.is_l2();
             let w = match map {
                 LinearMap::Pca => {
                     let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
-                    linear::train::pca(&rows, d, s, &mut rng)
+                    let w = linear::train::pca(&rows, d, s, &mut rng);
+                    keeps_lengths = keeps_lengths && scaled_finds_more(request, w.as_ref());
+                    w
                 }
                 LinearMap::Srp => {
                     let w = linear::train::srp(d, s, &mut rng);
@@ -206,7 +214,9 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                     w * turn(&y, s, &mut rng)
                 }
             };
-            image(request, training.as_deref(), |parts| linear::write(w.as_ref(), dtype, parts))
+            image(request, training.as_deref(), keeps_lengths, |parts| {
+                linear::write(w.as_ref(), dtype, parts)
+            })
         }
         #[cfg(not(feature = "neural"))]
         TransformSpec::Cnt { .. } => Err(TrainError::NoNeural),
@@ -215,7 +225,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             let start = Start::new(request, &mut rng);
             let shape = cnt::Shape::new(d, s, sizes);
             // Spread over all of them, for they come in the order of their numbers, queries last.
-            let every = (start.rows.len() / d).div_ceil(cnt::train::STATISTICS);
+            let every = (start.rows.len() / d).div_ceil(cnt::STATISTICS);
             let mut sample: Vec<f32> = start.rows.chunks_exact(d).step_by(every).flatten().copied().collect();
             start.standard.apply(&mut sample);
             let network = cnt::train::CntNetwork::new(shape, start.axes.as_ref(), sample, &mut rng);
@@ -229,7 +239,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
             });
             let turned =
                 network.weights(&values, Some(turn(&y, s, &mut rng).as_ref()), Some(&start.standard));
-            image(request, Some(&training), |parts| turned.write(parts))
+            image(request, Some(&training), !request.metric.is_l2(), |parts| turned.write(parts))
         }
     }
 }
@@ -325,19 +335,64 @@ fn turn(y: &[f32], s: usize, rng: &mut ChaCha8Rng) -> Mat<f32> {
     linear::train::mixed(linear::train::top_axes(y, s, s).as_ref(), rng)
 }
 
+/// Whether more of the largest products of a sample of queries are found after points are scaled to the length that they had.
+fn scaled_finds_more(request: &Request<'_>, w: MatRef<'_, f32>) -> bool {
+    let (d, s) = (w.nrows(), w.ncols());
+    let mut rng = generator(request.seed, "lengths");
+    let mut points = request.points.gather(&sample(&mut rng, request.points.n_rows(), TRIED_POINTS));
+    let queries = match request.queries {
+        Some(queries) => queries.gather(&sample(&mut rng, queries.n_rows(), TRIED_QUERIES)),
+        // Every eighth of the points, which then are none.
+        None => {
+            let is_query = |i: &usize| i.is_multiple_of(TRIED_POINTS / TRIED_QUERIES);
+            let rows = |kept: bool| -> Vec<f32> {
+                let rows = points.chunks_exact(d).enumerate().filter(|(i, _)| is_query(i) == kept);
+                rows.flat_map(|(_, row)| row).copied().collect()
+            };
+            let queries = rows(true);
+            points = rows(false);
+            queries
+        }
+    };
+    if points.is_empty() {
+        return true;
+    }
+    let best = |points: &[f32], queries: &[f32], d: usize| -> Vec<Vec<u32>> {
+        let n = points.len() / d;
+        let mut scores = linalg::par_product(queries, linalg::rows(points, n, d).transpose());
+        let best = |scores: &mut [f32]| {
+            let mut best = vec![0; TRIED_NEIGHBOURS.min(n)];
+            Simd::detect().largest(scores, &mut best);
+            best
+        };
+        scores.chunks_exact_mut(n).map(best).collect()
+    };
+    let want = best(&points, &queries, d);
+    let queries = linalg::par_product(&queries, w);
+    let mut reduced = linalg::par_product(&points, w);
+    let found = |reduced: &[f32]| -> usize {
+        let found = best(reduced, &queries, s);
+        found.iter().zip(&want).map(|(found, want)| want.iter().filter(|id| found.contains(id)).count()).sum()
+    };
+    let as_they_are = found(&reduced);
+    for (x, y) in points.chunks_exact(d).zip(reduced.chunks_exact_mut(s)) {
+        super::cpu::keep_length(Simd::detect(), x, y);
+    }
+    found(&reduced) >= as_they_are
+}
+
 /// An image of a transform alone.
 fn image(
     request: &Request<'_>,
     training: Option<&str>,
+    keeps_lengths: bool,
     write: impl FnOnce(&mut BTreeMap<&'static str, &mut [u8]>),
 ) -> Result<Trained, TrainError> {
     let Request { spec, metric, seed, .. } = *request;
     let d = request.points.dim();
     let s = spec.dims().unwrap_or(d);
-    // Points may be short along the axes of queries of another kind.
-    let keeps = !metric.is_l2() && (request.queries.is_none() || scales_queries(spec, metric));
-    let found =
-        training.map(|training| (TRAINING, training)).into_iter().chain(keeps.then_some((LENGTHS, KEPT)));
+    let found = training.map(|training| (TRAINING, training));
+    let found = found.into_iter().chain(keeps_lengths.then_some((LENGTHS, KEPT)));
     let entries = metadata(spec, metric, d, &seed.to_string(), found);
     let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s))?;
     write(&mut image.parts());

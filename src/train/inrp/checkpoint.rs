@@ -8,10 +8,10 @@ use std::{
 };
 
 use safetensors::{Dtype, SafeTensors, View};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{Task, adam::Moments};
-use crate::format::write_atomically;
+use super::Task;
+use crate::{format::write_atomically, train::adam::Moments};
 
 /// A checkpoint that cannot be used; what stands in the file is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,21 @@ const IDENTITY: &str = "training";
 /// The one of the numbers.
 const COUNTERS: &str = "state";
 
+/// The one of [`sum_of`] everything.
+const SUM: &str = "xxh3";
+
+/// A checksum of tensors and numbers.
+fn sum_of(mut tensors: Vec<(&str, &[u8])>, counters: &str) -> String {
+    tensors.sort_unstable();
+    let mut sum = Xxh3::new();
+    sum.update(counters.as_bytes());
+    for (name, data) in tensors {
+        sum.update(name.as_bytes());
+        sum.update(data);
+    }
+    format!("{:016x}", sum.digest())
+}
+
 /// Some values on their way to the file.
 struct Values<'a>(&'a [f32], [usize; 1]);
 
@@ -197,8 +212,12 @@ impl<'a> Checkpoint<'a> {
             };
             start.iter().enumerate().map(read).collect()
         };
-        let counters: Option<(usize, usize, [u64; 2])> =
-            metadata.get(COUNTERS).and_then(|text| serde_json::from_str(text).ok());
+        let data = tensors.names().into_iter().map(|name| Some((name, tensors.tensor(name).ok()?.data())));
+        let counters = metadata.get(COUNTERS).cloned().unwrap_or_default();
+        if metadata.get(SUM) != Some(&sum_of(data.flatten().collect(), &counters)) {
+            return Err(foreign("its checksum is another: the file is damaged".to_owned()));
+        }
+        let counters: Option<(usize, usize, [u64; 2])> = serde_json::from_str(&counters).ok();
         let Some((step, waits, losses)) = counters else {
             return Err(foreign(format!("metadata `{COUNTERS}`: expected steps, waits and losses")));
         };
@@ -228,8 +247,13 @@ impl<'a> Checkpoint<'a> {
         }
         let losses = [state.start_loss, state.best_loss].map(f64::to_bits);
         let counters = serde_json::json!([state.step, state.waits, losses]).to_string();
-        let metadata =
-            HashMap::from([(IDENTITY.to_owned(), self.identity.clone()), (COUNTERS.to_owned(), counters)]);
+        let data = tensors.iter().map(|(name, values)| (name.as_str(), bytemuck::cast_slice(values.0)));
+        let sum = sum_of(data.collect(), &counters);
+        let metadata = HashMap::from([
+            (IDENTITY.to_owned(), self.identity.clone()),
+            (COUNTERS.to_owned(), counters),
+            (SUM.to_owned(), sum),
+        ]);
         let written = safetensors::serialize(tensors, Some(metadata))
             .map_err(std::io::Error::other)
             .and_then(|bytes| write_atomically(self.path, |file| file.write_all(&bytes)));

@@ -10,7 +10,6 @@
 //! Source: Zhang, Tang, Hu, Wang, "Connecting Compression Spaces with Transformer for Approximate Nearest Neighbor Search",
 //! ECCV 2022 (first called CNT), section 3.3.
 
-mod adam;
 mod checkpoint;
 mod pairs;
 
@@ -19,15 +18,18 @@ use std::{fmt, path::PathBuf};
 use rand::RngExt;
 use rayon::prelude::*;
 
-use self::{
-    adam::Adam,
-    checkpoint::{Checkpoint, State},
-};
+use self::checkpoint::{Checkpoint, State};
 pub use checkpoint::CheckpointError;
 pub(crate) use pairs::Pairs;
 
-use super::{ReadRows, generator, sample};
+use super::{ReadRows, adam::Adam, generator, sample};
 use crate::spec::TransformSpec;
+
+/// Values of rows brought to a standard, at most: products of products of such are far from f32's end.
+pub(crate) const MOST: f32 = 1e6;
+
+/// Rows in a batch, at most: their pairs take 4·batch² bytes.
+const BATCH_MAX: usize = 16_384;
 
 /// Rows held out of training, at most.
 const HELD_OUT: usize = 1000;
@@ -41,7 +43,7 @@ const HELD_OUT: usize = 1000;
 pub struct Training {
     /// Steps, each on one batch.
     pub steps: usize,
-    /// Rows in a batch, at least 2; the loss is over all pairs of them.
+    /// Rows in a batch, 2 to 16 384; the loss is over all pairs of them.
     pub batch: usize,
     /// AdamW's rate for attention, projections and perceptrons.
     pub rate: f32,
@@ -76,6 +78,39 @@ impl Training {
             }
             TransformSpec::Linear { .. } => usual,
         }
+    }
+}
+
+/// A training that cannot be: an argument, what was expected of it and what was given.
+pub(crate) type Unfit = (&'static str, String, String);
+
+impl Training {
+    /// Checks every number.
+    pub(crate) fn validate(&self) -> Result<(), Unfit> {
+        let unfit =
+            |name, expected: &str, got: &dyn fmt::Display| Err((name, expected.to_owned(), got.to_string()));
+        if !(2..=BATCH_MAX).contains(&self.batch) {
+            return unfit("batch", &format!("2 to {BATCH_MAX} rows"), &self.batch);
+        }
+        let rates =
+            [("rate", self.rate), ("direct_rate", self.direct_rate), ("weight_decay", self.weight_decay)];
+        let powers = [("power", self.power)];
+        for (name, value) in rates.into_iter().chain(powers) {
+            if !(0.0..=10.0).contains(&value) {
+                return unfit(name, "a number from 0 to 10", &value);
+            }
+        }
+        for (name, value) in [("averaging", self.averaging), ("averaged_from", self.averaged_from)] {
+            if !(0.0..=1.0).contains(&value) {
+                return unfit(name, "a share from 0 to 1", &value);
+            }
+        }
+        for (name, value) in [("evaluate_every", self.evaluate_every), ("patience", self.patience)] {
+            if value == 0 {
+                return unfit(name, "at least 1", &value);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -153,11 +188,13 @@ impl Standard {
         Self { centre, deviation: if deviation > f32::MIN_POSITIVE { deviation } else { 1.0 } }
     }
 
-    /// Brings rows to it.
+    /// Brings rows to it, values to ±[`MOST`] at most.
     pub fn apply(&self, rows: &mut [f32]) {
         let factor = 1.0 / self.deviation;
         rows.par_chunks_exact_mut(self.centre.len()).for_each(|row| {
-            row.iter_mut().zip(&self.centre).for_each(|(v, centre)| *v = (*v - centre) * factor);
+            row.iter_mut().zip(&self.centre).for_each(|(v, centre)| {
+                *v = ((*v - centre) * factor).clamp(-MOST, MOST);
+            });
         });
     }
 }
@@ -192,7 +229,7 @@ impl Task<'_> {
 
     /// Rows in a batch.
     fn batch_rows(&self) -> usize {
-        self.training.batch.max(2)
+        self.training.batch
     }
 
     /// Points in a batch.
@@ -298,11 +335,11 @@ pub(crate) fn train(network: &dyn Network, task: &Task<'_>) -> Result<Outcome, C
                 (training.rate, training.weight_decay)
             };
             let adam = Adam { rate: rate * schedule, decay, step: state.step };
-            adam.step(&mut state.values[i], &mut state.moments[i], gradient);
+            adam.step(&mut state.values[i], state.moments[i].parts(), gradient);
         }
         state.step += 1;
         state.average(training.averaging, averaged_from);
-        if state.step.is_multiple_of(training.evaluate_every.max(1)) || state.step == training.steps {
+        if state.step.is_multiple_of(training.evaluate_every) || state.step == training.steps {
             state.judge(evaluate);
             if let Some(checkpoint) = &checkpoint {
                 checkpoint.write(&state)?;

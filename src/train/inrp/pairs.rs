@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::train::linalg;
+use crate::{stage::transform::NOTHING_LEFT, train::linalg};
 
 /// Bounds of a pair's weight.
 const WEIGHTS: (f32, f32) = (0.01, 2.0);
@@ -29,12 +29,13 @@ impl Pairs {
     /// The pairs of `x`, `[m, d]`: all, or those of its first `n_points` rows with the others if there are others.
     pub fn new(x: &[f32], d: usize, n_points: usize, mean_distance: f32, keeps_length: bool) -> Self {
         let m = x.len() / d;
-        let norms = norms(x, d);
+        let centred = centred(x, d);
+        let of_centred = norms(&centred, d);
         let mut distances = vec![0.0; m * m];
         distances.par_chunks_mut(PIECE * m.max(1)).enumerate().for_each(|(piece, out)| {
-            distances_of(x, d, &norms, piece * PIECE, out);
+            distances_of(&centred, d, &of_centred, piece * PIECE, out);
         });
-        let lengths = keeps_length.then(|| norms.iter().map(|norm| norm.sqrt()).collect());
+        let lengths = keeps_length.then(|| norms(x, d).iter().map(|norm| norm.sqrt()).collect());
         Self { m, n_points, distances, mean_distance, lengths }
     }
 
@@ -44,6 +45,8 @@ impl Pairs {
         let s = y.len() / m;
         let scaled = self.lengths.as_ref().map(|lengths| scale(y, s, lengths));
         let (z, factors) = scaled.as_ref().map_or((y, None), |(z, factors)| (&z[..], Some(factors)));
+        let scaled = z;
+        let z = &centred(z, s)[..];
         let norms = norms(z, s);
         let near = NEAR * self.mean_distance;
         let pieces: Vec<(f64, usize, Vec<f32>)> = (0..m.div_ceil(PIECE))
@@ -92,7 +95,7 @@ impl Pairs {
             let pulls = pieces.iter().flat_map(|piece| &piece.2);
             gradient.iter_mut().zip(pulls).for_each(|(out, pull)| *out = share * pull);
             if let (Some(factors), Some(lengths)) = (factors, &self.lengths) {
-                through_scale(gradient, z, s, factors, lengths);
+                through_scale(gradient, scaled, s, factors, lengths);
             }
         }
         sum / n_pairs as f64
@@ -114,14 +117,25 @@ fn norms(x: &[f32], d: usize) -> Vec<f32> {
     x.chunks_exact(d).map(|row| row.iter().map(|v| v * v).sum()).collect()
 }
 
-/// Rows scaled to these lengths, and the factors; rows without a length stay.
+/// Rows around their mean: distances are the same, and rounded less.
+fn centred(x: &[f32], d: usize) -> Vec<f32> {
+    let mut mean = vec![0.0_f64; d];
+    x.chunks_exact(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v)));
+    let share = 1.0 / (x.len() / d) as f64;
+    #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+    let mean: Vec<f32> = mean.into_iter().map(|sum| (sum * share) as f32).collect();
+    x.chunks_exact(d).flat_map(|row| row.iter().zip(&mean).map(|(v, mean)| v - mean)).collect()
+}
+
+/// Rows scaled to these lengths, and the factors: 0 for rows of which nothing is left, which stay and pass no gradient.
 fn scale(y: &[f32], s: usize, lengths: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let factors: Vec<f32> = norms(y, s)
         .into_iter()
         .zip(lengths)
-        .map(|(norm, length)| if norm > 0.0 { length / norm.sqrt() } else { 1.0 })
+        .map(|(norm, length)| if norm > length * length * NOTHING_LEFT { length / norm.sqrt() } else { 0.0 })
         .collect();
-    let z = y.chunks_exact(s).zip(&factors).flat_map(|(row, f)| row.iter().map(move |v| v * f)).collect();
+    let rows = y.chunks_exact(s).zip(&factors);
+    let z = rows.flat_map(|(row, &f)| row.iter().map(move |v| if f > 0.0 { v * f } else { *v })).collect();
     (z, factors)
 }
 

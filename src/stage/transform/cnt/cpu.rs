@@ -1,6 +1,6 @@
 //! The network by SIMD: every layer is a product of f16 weights with several rows at a time.
 
-use super::{super::cpu::Projection, Cnt, Layer, Weights};
+use super::{super::cpu::Projection, Cnt, Layer, MOST, Weights};
 use crate::simd::Simd;
 
 /// Rows that meet weights together.
@@ -49,7 +49,8 @@ pub(crate) fn forward(simd: Simd, net: Weights<'_>, rows: &[f32], y: &mut [f32],
     let (centre, scales) = (net.biases(layout.centre_at, shape.d), net.biases(layout.scales_at, 2));
     room.x.clear();
     for row in rows.chunks_exact(shape.d) {
-        room.x.extend(row.iter().zip(centre).map(|(v, centre)| (v - centre) * scales[1]));
+        room.x
+            .extend(row.iter().zip(centre).map(|(v, centre)| ((v - centre) * scales[1]).clamp(-MOST, MOST)));
     }
     dense(simd, net, &layout.input, &room.x, &mut room.wide);
 

@@ -1,6 +1,6 @@
 //! The network on the device: a dispatch a layer, tokens of all queries side by side.
 
-use super::{Cnt, Layer, Layout, Shape};
+use super::{Cnt, Layer, Layout, MOST, Shape};
 use crate::gpu::{
     Buffer, Gpu, GpuError,
     kernel::Kernel,
@@ -169,6 +169,7 @@ impl GpuCnt {
             adds: then.adds.into(),
             scale: if then.is_last { self.scales[0] } else { 1.0 },
             inverse: self.scales[1],
+            most: MOST,
             ..Default::default()
         };
         let (n, from, to) = (n_rows as f64, layer.from as f64, layer.to as f64);

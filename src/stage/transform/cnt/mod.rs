@@ -36,10 +36,14 @@ use half::f16;
 use crate::{
     format::{Image, OpenError, TensorDecl, View},
     spec::CntSizes,
+    train::inrp::MOST,
 };
 
 const WEIGHTS: &str = "cnt.weights";
 const BIASES: &str = "cnt.biases";
+
+/// Rows that batch normalisation is folded by.
+pub(crate) const STATISTICS: usize = 2048;
 
 /// Sizes of everything.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,6 +113,13 @@ impl Shape {
             hidden: usize::from(sizes.expansion) * s,
             key: s.div_ceil(4),
         }
+    }
+
+    /// Bytes that training holds at its peak, beside the rows that it samples: parameters in seven forms, and what the layers make of
+    /// the rows that batch normalisation is folded by, about four times over.
+    pub fn training_bytes(&self) -> usize {
+        let layers = self.wide() + (self.n_tokens + 1) * self.n_heads * (self.key + self.s);
+        7 * 4 * self.layout().n_weights + 4 * 4 * STATISTICS * layers
     }
 
     /// Width of what the input layer makes of a vector: projections, compression token, direct path.

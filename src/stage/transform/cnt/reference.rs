@@ -1,6 +1,6 @@
 //! The network's meaning, line by line as `mod.rs` writes it down.
 
-use super::{Cnt, Layer, Weights};
+use super::{Cnt, Layer, MOST, Weights};
 
 /// Reduced query, `[s]`.
 #[allow(clippy::cast_possible_truncation, reason = "results are rounded once, to f32")]
@@ -11,7 +11,9 @@ pub(crate) fn project(cnt: &Cnt, q: &[f32]) -> Vec<f32> {
     let wide = |at: usize, n: usize| net.biases(at, n).iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let [deviation, inverse] = [wide(layout.scales_at, 2)[0], wide(layout.scales_at, 2)[1]];
     let centre = wide(layout.centre_at, shape.d);
-    let x: Vec<f64> = q.iter().zip(centre).map(|(v, centre)| (f64::from(*v) - centre) * inverse).collect();
+    let standard = |(v, centre): (&f32, f64)| (f64::from(*v) - centre) * inverse;
+    let most = f64::from(MOST);
+    let x: Vec<f64> = q.iter().zip(centre).map(standard).map(|v| v.clamp(-most, most)).collect();
 
     let inputs = dense(net, &layout.input, &x);
     let mut tokens: Vec<Vec<f64>> = inputs.chunks_exact(s).map(<[f64]>::to_vec).collect();

@@ -16,9 +16,6 @@ use crate::{
     train::inrp::{Network, Parameter, Standard},
 };
 
-/// Rows that batch normalisation is folded by.
-pub(crate) const STATISTICS: usize = 2048;
-
 /// Added to variances.
 const EPSILON: f32 = 1e-5;
 
