@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use faer::{Mat, MatRef};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-#[cfg(feature = "neural")]
 use rayon::prelude::*;
 
 use super::{Kind, Transform, cnt, linear, scales_queries};
@@ -28,7 +27,7 @@ pub(crate) const SAMPLE: usize = 16_384;
 const PAIRS: usize = 10_000;
 
 /// Points, queries and neighbours that decide whether lengths are kept.
-const TRIED_POINTS: usize = 4096;
+const TRIED_POINTS: usize = 2048;
 const TRIED_QUERIES: usize = 512;
 const TRIED_NEIGHBOURS: usize = 10;
 
@@ -191,6 +190,7 @@ pub(crate) fn train(request: &Request<'_>) -> Result<Trained, TrainError> {
                 LinearMap::Pca => {
                     let rows = source.gather(&sample(&mut rng, source.n_rows(), SAMPLE));
                     let w = linear::train::pca(&rows, d, s, &mut rng);
+                    drop(rows);
                     keeps_lengths = keeps_lengths && scaled_finds_more(request, w.as_ref());
                     w
                 }
@@ -339,19 +339,21 @@ fn turn(y: &[f32], s: usize, rng: &mut ChaCha8Rng) -> Mat<f32> {
 fn scaled_finds_more(request: &Request<'_>, w: MatRef<'_, f32>) -> bool {
     let (d, s) = (w.nrows(), w.ncols());
     let mut rng = generator(request.seed, "lengths");
-    let mut points = request.points.gather(&sample(&mut rng, request.points.n_rows(), TRIED_POINTS));
-    let queries = match request.queries {
-        Some(queries) => queries.gather(&sample(&mut rng, queries.n_rows(), TRIED_QUERIES)),
-        // Every eighth of the points, which then are none.
+    let rows = sample(&mut rng, request.points.n_rows(), TRIED_POINTS);
+    let (points, queries) = match request.queries {
+        Some(queries) => {
+            (request.points.gather(&rows), queries.gather(&sample(&mut rng, queries.n_rows(), TRIED_QUERIES)))
+        }
+        // Some of the points, which then are none.
         None => {
-            let is_query = |i: &usize| i.is_multiple_of(TRIED_POINTS / TRIED_QUERIES);
-            let rows = |kept: bool| -> Vec<f32> {
-                let rows = points.chunks_exact(d).enumerate().filter(|(i, _)| is_query(i) == kept);
-                rows.flat_map(|(_, row)| row).copied().collect()
+            let every = TRIED_POINTS / TRIED_QUERIES;
+            let (queries, points): (Vec<_>, Vec<_>) =
+                rows.iter().enumerate().partition(|(i, _)| i.is_multiple_of(every));
+            let gather = |rows: Vec<(usize, &usize)>| {
+                let rows: Vec<usize> = rows.into_iter().map(|(_, row)| *row).collect();
+                request.points.gather(&rows)
             };
-            let queries = rows(true);
-            points = rows(false);
-            queries
+            (gather(points), gather(queries))
         }
     };
     if points.is_empty() {
@@ -359,13 +361,18 @@ fn scaled_finds_more(request: &Request<'_>, w: MatRef<'_, f32>) -> bool {
     }
     let best = |points: &[f32], queries: &[f32], d: usize| -> Vec<Vec<u32>> {
         let n = points.len() / d;
-        let mut scores = linalg::par_product(queries, linalg::rows(points, n, d).transpose());
-        let best = |scores: &mut [f32]| {
-            let mut best = vec![0; TRIED_NEIGHBOURS.min(n)];
-            Simd::detect().largest(scores, &mut best);
-            best
+        let best = |queries: &[f32]| -> Vec<Vec<u32>> {
+            let mut scores = vec![0.0; queries.len() / d * n];
+            let all = linalg::rows(points, n, d).transpose();
+            linalg::product(linalg::rows(queries, queries.len() / d, d), all, &mut scores);
+            let best = |scores: &mut [f32]| {
+                let mut best = vec![0; TRIED_NEIGHBOURS.min(n)];
+                Simd::detect().largest(scores, &mut best);
+                best
+            };
+            scores.chunks_exact_mut(n).map(best).collect()
         };
-        scores.chunks_exact_mut(n).map(best).collect()
+        queries.par_chunks(CHUNK * d).flat_map(best).collect()
     };
     let want = best(&points, &queries, d);
     let queries = linalg::par_product(&queries, w);

@@ -116,10 +116,11 @@ impl Shape {
     }
 
     /// Bytes that training holds at its peak, beside the rows that it samples: parameters in seven forms, and what the layers make of
-    /// the rows that batch normalisation is folded by, about four times over.
+    /// the rows that batch normalisation is folded by, as often over as was measured.
     pub fn training_bytes(&self) -> usize {
-        let layers = self.wide() + (self.n_tokens + 1) * self.n_heads * (self.key + self.s);
-        7 * 4 * self.layout().n_weights + 4 * 4 * STATISTICS * layers
+        let keys = (self.n_tokens + 1) * self.n_heads * (self.key + self.s);
+        let layers = 4 * self.wide() + (self.n_stages + 1) * keys;
+        7 * 4 * self.layout().n_weights + 4 * STATISTICS * layers
     }
 
     /// Width of what the input layer makes of a vector: projections, compression token, direct path.
