@@ -3,9 +3,9 @@
 //! How W is found is the one thing that sets them apart (`train.rs`): `PCA`, `LIN` and `SRP`.
 //!
 //! W is stored in one of two ways, and training sees the rounded W:
-//! - `PCA<s>`: in half precision, `[d, s]`, and queries meet it in f32. The rounding (2⁻¹² relative) is far below what
+//! - `PCA<s>` and the like: in half precision, `[d, s]`, and queries meet it in f32. The rounding (2⁻¹² relative) is far below what
 //!   int8 costs later. A query reads `2·d·s` bytes.
-//! - `PCA<s>x8`: its columns as blocks (`block.rs`), and queries are rounded to int8 as well, coordinate 0 of both kept in
+//! - `PCA<s>x8` and the like: its columns as blocks (`block.rs`), and queries are rounded to int8 as well, coordinate 0 of both kept in
 //!   f32. A query reads half as much and has four products an instruction. Its rounding, one scale for all d coordinates, is
 //!   an error in any direction, of which products of a point with a near one see little.
 
