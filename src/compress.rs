@@ -26,15 +26,23 @@ const CHUNK: usize = 256;
 /// What vectors are called in errors.
 const VECTORS: &str = "vectors";
 
-/// A transform by itself.
+/// A transform by itself, which compresses base vectors and, later, the queries that are compared with them.
 ///
 /// ```
-/// use nearfield::{Index, Metric};
+/// use nearfield::{Compressor, Index, Metric};
 /// # let base = ndarray::Array2::from_shape_fn((500, 20), |(i, j)| ((i * 37 + j * j * 13) as f32).sin());
 /// let builder = Index::builder("LIN5,Flat".parse()?).metric(Metric::L2);
 /// let compressor = builder.compressor(base.view())?;
 /// let small = compressor.compress(&base.view())?;
 /// assert_eq!(small.dim(), (500, 5));
+///
+/// // Queries must go through the same transform.
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("lin.nf");
+/// # let queries = base.slice(ndarray::s![..7, ..]);
+/// compressor.save(&path)?;
+/// let small_queries = Compressor::open(&path)?.compress(&queries)?;
+/// assert_eq!(small_queries, small.slice(ndarray::s![..7, ..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use nearfield::{
 pub const METRICS: [Metric; 3] = [Metric::Ip, Metric::Cosine, Metric::L2];
 
 /// Every kind of stage, small.
-pub const SPECS: [&str; 25] = [
+pub const SPECS: [&str; 28] = [
     "Flat",
     "SQ8",
     "IVF6,Flat",
@@ -37,6 +37,9 @@ pub const SPECS: [&str; 25] = [
     "LIN16,IVF6,RRR16,Refine(f32)",
     "LIN17x8,IVF5(soar=1),RRR16,Refine(f16)",
     "SRP9x8,IVF4,PQ4x4,Refine(f32)",
+    "IVF6(router=linear),RRR16,Refine(f32)",
+    "PCA12x8,IVF5(soar=1,router=linear),SQ8,Refine(f16)",
+    "IVF4(soar=1,router=linear),APQ6x4",
 ];
 
 /// Networks, which take the feature `neural` to train and nothing to search.

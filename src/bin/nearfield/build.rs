@@ -103,6 +103,9 @@ impl TrainingArgs {
         if let Some(transform) = transform.filter(|transform| transform.is_trained()) {
             let usual = Training::of(transform);
             let steps = self.steps.unwrap_or(usual.steps);
+            if let Some(path) = self.checkpoint.as_deref().filter(|path| path.exists()) {
+                eprintln!("note: going on from {}", path.display());
+            }
             return Ok(Some(Training { steps, checkpoint: self.checkpoint.clone(), ..usual }));
         }
         let argument = match (self.steps, &self.checkpoint) {

@@ -21,7 +21,8 @@ use crate::{
 ///
 /// What comes out is compared as the vectors are, and with ip and cosine it has their lengths (with --pca only if a sample of queries finds more that way).
 ///
-///   --lin S    a linear map trained to keep distances; seconds, and as quick to apply as PCA
+///   --lin S    a linear map trained to keep distances; seconds, and as quick to apply as PCA; the first to try, but with
+///              --train-queries --pca finds more
 ///   --cnt S    a small network trained for the same; minutes. Sizes as in a specification: --cnt "96(tokens=12,heads=4,stages=2)"
 ///   --pca S    principal axes (uncentred, of products)
 ///   --srp S    sparse random projection, a baseline
@@ -93,9 +94,6 @@ impl Args {
             );
         }
         let training = self.training.of(Some(transform))?;
-        if self.save.is_none() {
-            eprintln!("note: queries must go through the same transform, and without --save it is lost");
-        }
         let queries = self.train_queries.as_deref();
         let queries = queries.map(|path| report::vectors("--train-queries", path)).transpose()?;
         let spec = format!("{transform},Flat").parse().map_err(BuildError::Spec)?;
@@ -177,8 +175,11 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         args.output.display(),
         if args.with.is_some() { String::new() } else { format!(", found in {}", report::duration(found)) }
     ))?;
-    match compressor.training() {
-        Some(training) if args.with.is_none() => report::line(&format!("  {training}")),
-        _ => Ok(()),
+    if let (Some(training), None) = (compressor.training(), &args.with) {
+        report::line(&format!("  {training}"))?;
     }
+    if args.save.is_none() && args.with.is_none() {
+        eprintln!("note: queries must go through the same transform, which --save FILE keeps");
+    }
+    Ok(())
 }

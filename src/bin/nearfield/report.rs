@@ -150,6 +150,10 @@ pub fn check_output(
     if !folder.is_dir() {
         return Err(CliError::Io(format!("{argument}: folder {} does not exist", folder.display())));
     }
+    // As the output will be: written beside itself, and then renamed.
+    if let Err(e) = tempfile::tempfile_in(folder) {
+        return Err(CliError::Io(format!("{argument}: cannot write to folder {}: {e}", folder.display())));
+    }
     let same = |input: &&&Path| {
         let input = io::file_of(input);
         matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b)

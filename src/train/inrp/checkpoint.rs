@@ -38,7 +38,7 @@ pub enum CheckpointError {
     Other {
         /// The file.
         path: PathBuf,
-        /// This training.
+        /// This training, as far as they differ.
         expected: String,
         /// The file's.
         got: String,
@@ -119,6 +119,16 @@ const IDENTITY: &str = "training";
 /// The one of the numbers.
 const COUNTERS: &str = "state";
 
+/// The parts of two identities that differ.
+fn differing(expected: &str, got: &str) -> (String, String) {
+    let parts = |text: &str| text.split([';', ',']).map(|part| part.trim().to_owned()).collect::<Vec<_>>();
+    let (expected, got) = (parts(expected), parts(got));
+    let only = |a: &[String], b: &[String]| {
+        a.iter().filter(|part| !b.contains(part)).cloned().collect::<Vec<_>>().join(", ")
+    };
+    (only(&expected, &got), only(&got, &expected))
+}
+
 /// The one of [`sum_of`] everything.
 const SUM: &str = "xxh3";
 
@@ -192,7 +202,7 @@ impl<'a> Checkpoint<'a> {
             return Err(foreign("not a checkpoint of nearfield".to_owned()));
         };
         if *got != self.identity {
-            let (expected, got) = (self.identity.clone(), got.clone());
+            let (expected, got) = differing(&self.identity, got);
             return Err(CheckpointError::Other { path, expected, got });
         }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| foreign(e.to_string()))?;

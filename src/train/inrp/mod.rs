@@ -292,7 +292,8 @@ pub(crate) struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [start, best] = self.losses;
-        write!(f, "{} steps, loss on rows held out from {start:.6} to {best:.6}", self.steps)
+        write!(f, "{} steps, loss on rows held out from {start:.6} to {best:.6}", self.steps)?;
+        if best < start { Ok(()) } else { f.write_str(": nothing better than principal axes was found") }
     }
 }
 
