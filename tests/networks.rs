@@ -3,8 +3,8 @@
 
 mod support;
 
-use nearfield::{Device, Index, SearchParams};
-use support::{METRICS, NETWORKS, assert_agree, assert_devices_agree, made, search, v1};
+use nearfield::{Index, SearchParams};
+use support::{METRICS, NETWORKS, assert_devices_agree, made, v1};
 
 #[test]
 fn networks_agree_with_the_reference() {
@@ -23,7 +23,8 @@ fn networks_agree_with_the_reference() {
 #[cfg(feature = "gpu")]
 #[test]
 fn networks_agree_on_every_tier() {
-    use nearfield::{GpuOptions, Tier};
+    use nearfield::{Device, GpuOptions, Tier};
+    use support::{assert_agree, search};
     let queries = made(150, 20, 2);
     for tier in Tier::ALL {
         if support::gpu().is_none_or(|gpu| tier > gpu.adapter().tier) {

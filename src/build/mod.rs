@@ -58,7 +58,7 @@ const TRAINING_QUERIES: &str = "training queries";
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `regressions`, `codebooks`, `codes`, `rows`;
+    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `neighbours`, `routing`, `regressions`, `codebooks`, `codes`, `rows`;
     /// of a plan also `samples`.
     pub stage: &'static str,
     /// Steps done.
@@ -519,7 +519,7 @@ impl<'a> IndexBuilder<'a> {
                 points: &points,
                 lists: &lists,
                 queries: visitors.as_deref(),
-                report: &|epoch| self.report("routing", epoch as u64, router::train::EPOCHS as u64),
+                report: &|stage, done, total| self.report(stage, done, total),
             };
             router::train::linear(&task, &mut generator(self.seed, "routing"))
         });

@@ -43,7 +43,7 @@ const NEIGHBOURS: usize = 10;
 const HELD_OUT: usize = 2000;
 
 /// Times that all training queries are seen, at most.
-pub(crate) const EPOCHS: usize = 12;
+const EPOCHS: usize = 12;
 
 /// Epochs without a lower loss on those held out after which training stops.
 const PATIENCE: usize = 3;
@@ -54,8 +54,12 @@ const BATCH: usize = 512;
 /// AdamW's rate at the start; it falls to nothing.
 const RATE: f32 = 2e-3;
 
-/// Queries that meet the points together.
+/// Queries that meet a point together.
 const TOGETHER: usize = 4;
+
+/// Queries that meet a tile of points while it is cached, and its bytes.
+const ASKED: usize = 128;
+const TILE: usize = 1 << 19;
 
 /// Rows, or lists, in a piece of work.
 const PIECE: usize = 64;
@@ -73,8 +77,8 @@ pub(crate) struct Task<'a> {
     pub lists: &'a [u32],
     /// Reduced queries, `[t, s]`, where there are any beside the points.
     pub queries: Option<&'a [f32]>,
-    /// Told of each epoch; `false` stops.
-    pub report: &'a dyn Fn(usize) -> bool,
+    /// Told of each step of a stage; `false` stops, and then the result is of no use.
+    pub report: &'a dyn Fn(&'static str, u64, u64) -> bool,
 }
 
 /// How a router was trained.
@@ -128,7 +132,9 @@ pub(crate) fn linear(task: &Task<'_>, rng: &mut ChaCha8Rng) -> (Centroids, Outco
         unit if unit > 0.0 => unit,
         _ => 1.0,
     };
+    (task.report)("neighbours", 0, 1);
     let (examples, held) = examples(task, unit, rng);
+    (task.report)("neighbours", 1, 1);
     let mut values = Values {
         w: task.centroids.values.iter().map(|v| v / unit).collect(),
         b: task.centroids.bias().iter().map(|v| v / (unit * unit)).collect(),
@@ -141,7 +147,7 @@ pub(crate) fn linear(task: &Task<'_>, rng: &mut ChaCha8Rng) -> (Centroids, Outco
     let steps = t.div_ceil(BATCH);
     let mut order: Vec<usize> = (0..t).collect();
     let (mut epochs, mut waits) = (0, 0);
-    while epochs < EPOCHS && waits < PATIENCE && (task.report)(epochs) {
+    while epochs < EPOCHS && waits < PATIENCE && (task.report)("routing", epochs as u64, EPOCHS as u64) {
         order.shuffle(rng);
         for (i, rows) in order.chunks(BATCH).enumerate() {
             let step = epochs * steps + i;
@@ -156,6 +162,7 @@ pub(crate) fn linear(task: &Task<'_>, rng: &mut ChaCha8Rng) -> (Centroids, Outco
             (best, waits) = ((loss, values.clone()), 0);
         }
     }
+    (task.report)("routing", EPOCHS as u64, EPOCHS as u64);
     let trained = lists_read(&best.1, &held, s);
     let kept = trained.iter().zip(by_centroids).all(|(trained, centroids)| *trained <= centroids);
     let chosen = if kept {
@@ -207,37 +214,56 @@ fn examples(task: &Task<'_>, unit: f32, rng: &mut ChaCha8Rng) -> (Examples, Exam
 fn neighbours(metric: Metric, points: &[f32], queries: &[f32], s: usize, k: usize) -> Vec<u32> {
     let simd = Simd::detect();
     let shape = super::shape(s, metric);
-    let n = points.len() / s;
-    let mut run = vec![0; shape.run_bytes(n.div_ceil(BLOCK))];
+    // As many points as stay in a core's cache while many queries meet them.
+    let tile = (TILE / shape.run_bytes(1)).max(1) * BLOCK;
     let norm = |x: &[f32]| if metric.is_l2() { squared_norm(x) } else { 0.0 };
-    shape.encode(points.chunks_exact(s).map(|x| (x[0], &x[1..], norm(x))), &mut run);
+    let tiles: Vec<(usize, Vec<u8>)> = points
+        .par_chunks(tile * s)
+        .map(|points| {
+            let n = points.len() / s;
+            let mut run = vec![0; shape.run_bytes(n.div_ceil(BLOCK))];
+            shape.encode(points.chunks_exact(s).map(|x| (x[0], &x[1..], norm(x))), &mut run);
+            (n, run)
+        })
+        .collect();
     let mut out = vec![0; queries.len() / s * k];
-    let room = || (<[Candidates; TOGETHER]>::default(), <[BlockQuery; TOGETHER]>::default(), Vec::new());
-    out.par_chunks_mut(TOGETHER * k).zip(queries.par_chunks(TOGETHER * s)).for_each_init(
-        room,
-        |(kept, codes, sorted), (out, queries)| {
-            let id_of = |point: u32| u64::from(point);
-            for (codes, q) in codes.iter_mut().zip(queries.chunks_exact(s).cycle()) {
-                codes.quantise(simd, q, shape.query_len());
+    out.par_chunks_mut(ASKED * k).zip(queries.par_chunks(ASKED * s)).for_each(|(out, queries)| {
+        let id_of = |point: u32| u64::from(point);
+        let m = queries.len() / s;
+        // Of fewer than four queries the places left over hold none.
+        let mut codes = vec![BlockQuery::default(); m.next_multiple_of(TOGETHER)];
+        codes.iter_mut().for_each(|codes| codes.codes.resize(shape.query_len(), 0));
+        for (codes, q) in codes.iter_mut().zip(queries.chunks_exact(s)) {
+            codes.quantise(simd, q, shape.query_len());
+        }
+        let mut kept: Vec<Candidates> = (0..codes.len()).map(|_| Candidates::default()).collect();
+        kept.iter_mut().for_each(|kept| kept.reset(simd, k));
+        let mut first = 0;
+        for (n, run) in &tiles {
+            for (codes, kept) in
+                codes.as_chunks::<TOGETHER>().0.iter().zip(kept.as_chunks_mut::<TOGETHER>().0)
+            {
+                let run = BlockRun {
+                    shape,
+                    bytes: run,
+                    n_vectors: *n,
+                    queries: codes.each_ref(),
+                    factor: metric.product_factor(),
+                };
+                simd.scan_blocks(run, first, kept.each_mut(), &id_of);
             }
-            kept.iter_mut().for_each(|kept| kept.reset(simd, k));
-            let run = BlockRun {
-                shape,
-                bytes: &run,
-                n_vectors: n,
-                queries: codes.each_ref(),
-                factor: metric.product_factor(),
-            };
-            simd.scan_blocks(run, 0, kept.each_mut(), &id_of);
-            for (kept, out) in kept.iter_mut().zip(out.chunks_exact_mut(k)) {
-                kept.cut(&id_of);
-                kept.sort_into(&id_of, sorted);
-                for (out, (point, _)) in out.iter_mut().zip(sorted.iter()) {
-                    *out = *point;
-                }
+            // Points are fewer than 2³².
+            first += u32::try_from(*n).unwrap_or(0);
+        }
+        let mut sorted = Vec::new();
+        for (kept, out) in kept.iter_mut().zip(out.chunks_exact_mut(k)) {
+            kept.cut(&id_of);
+            kept.sort_into(&id_of, &mut sorted);
+            for (out, (point, _)) in out.iter_mut().zip(&sorted) {
+                *out = *point;
             }
-        },
-    );
+        }
+    });
     out
 }
 
