@@ -126,15 +126,16 @@ impl BlockShape {
         (bf16::from_le_bytes([run[scale], run[scale + 1]]).to_f32(), first)
     }
 
+    /// What is added to the score of vector `i` in a run of `n_blocks`.
+    pub fn norm(self, run: &[u8], n_blocks: usize, i: usize) -> f32 {
+        let at = self.heads(n_blocks)[1] + i * 4;
+        if self.has_norm { f32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]]) } else { 0.0 }
+    }
+
     /// Scale, first component, norm and codes of vector `i` in a run of `n_blocks`: the layout's meaning.
     pub fn decode(self, run: &[u8], n_blocks: usize, i: usize) -> (f32, f32, f32, Vec<i32>) {
-        let at = self.heads(n_blocks)[1] + i * 4;
-        let norm = if self.has_norm {
-            f32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]])
-        } else {
-            0.0
-        };
         let (scale, first) = self.head(run, n_blocks, i);
+        let norm = self.norm(run, n_blocks, i);
         let codes = &run[i / BLOCK * self.code_bytes()..];
         let lane = i % BLOCK;
         let codes = (0..self.query_len())
@@ -179,6 +180,23 @@ impl BlockQuery {
         let mut codes: Vec<i8> = values.iter().map(|v| (v * inverse).round_ties_even() as i8).collect();
         codes.resize(query_len, 0);
         Self { first, scale, sum: codes.iter().map(|&c| i32::from(c)).sum(), codes }
+    }
+
+    /// `norm + factor·product` with vector `i` of a run, which lies where it does: few cache lines of many hold it.
+    pub fn score(&self, shape: BlockShape, run: &[u8], n_blocks: usize, i: usize, factor: f32) -> f32 {
+        debug_assert!(matches!(shape.bits, Bits::B8), "only bytes are met one at a time");
+        let (scale, first) = shape.head(run, n_blocks, i);
+        let block = &run[i / BLOCK * shape.code_bytes()..][..shape.code_bytes()];
+        let lanes = block.as_chunks::<4>().0.iter().skip(i % BLOCK).step_by(BLOCK);
+        let groups = lanes.zip(self.codes.as_chunks::<4>().0);
+        let dot: i32 = groups
+            .map(|(codes, query)| {
+                let terms = codes.iter().zip(query).map(|(&c, &q)| (i32::from(c) - 128) * i32::from(q));
+                terms.sum::<i32>()
+            })
+            .sum();
+        let part = first.mul_add(factor * self.first, shape.norm(run, n_blocks, i));
+        (scale * (factor * self.scale)).mul_add(dot as f32, part)
     }
 
     /// The product's meaning: `norm + factor·product` with vector `i` of a run, in the order and with the

@@ -14,7 +14,7 @@ use std::ops::Range;
 use crate::{
     format::ALIGN,
     metric::Metric,
-    spec::{Bits, IndexSpec, RouterSpec, ScorerSpec},
+    spec::{Bits, IndexSpec, ScorerSpec},
 };
 
 /// Points in a block: bytes of a 256-bit register.
@@ -34,23 +34,18 @@ pub(crate) struct PqShape {
     pub bits: Bits,
     /// Whether points have norms (l2).
     pub has_norm: bool,
-    /// Whether codes are of residuals to centroids, whose scores the router gives.
-    pub has_centres: bool,
 }
 
 impl PqShape {
-    /// The sizes for `s` dimensions, of residuals.
+    /// The sizes for `s` dimensions.
     pub fn new(s: usize, m: usize, bits: Bits, metric: Metric) -> Self {
-        Self { s, m, bits, has_norm: metric.is_l2(), has_centres: true }
+        Self { s, m, bits, has_norm: metric.is_l2() }
     }
 
     /// The sizes of a resolved specification for vectors of `d` dimensions, if its scorer looks codes up.
     pub fn of(spec: &IndexSpec, d: usize, metric: Metric) -> Option<Self> {
         match spec.scorer {
-            ScorerSpec::Pq { m, bits, .. } => {
-                let has_centres = spec.ivf.is_some_and(|ivf| ivf.router == RouterSpec::Centroids);
-                Some(Self { has_centres, ..Self::new(spec.scored_dims(d), m, bits, metric) })
-            }
+            ScorerSpec::Pq { m, bits, .. } => Some(Self::new(spec.scored_dims(d), m, bits, metric)),
             _ => None,
         }
     }
@@ -127,11 +122,7 @@ impl PqShape {
 
     /// α of the list of `n` points of this run: what the router's score of the list is multiplied by.
     pub fn alpha(self, run: &[u8], n: usize) -> f32 {
-        match (self.has_centres, self.has_norm) {
-            (false, _) => 0.0,
-            (true, true) => 1.0,
-            (true, false) => self.term(run, n, 0),
-        }
+        if self.has_norm { 1.0 } else { self.term(run, n, 0) }
     }
 
     /// Where the norms, or α, begin in the run of a list of `n` points.

@@ -13,7 +13,7 @@ use crate::{
     search::Searcher,
     spec::{IndexSpec, RowDtype},
     stage::{
-        router::Router,
+        router::{Router, RouterShape},
         scorer::{
             Pq, Rrr, Scorer, pq,
             rrr::{self, RrrShape},
@@ -132,7 +132,8 @@ impl Index {
             .ok_or_else(|| unfit(tune::KEY, "operating points of this index, as JSON".to_owned()))?;
         let transform = spec.transform.map(|transform| Transform::open(&image, transform, metric, dim, s));
         let transform = transform.transpose()?;
-        let router = n_lists.map(|l| Router::open(&image, spec.router(), l, s, metric)).transpose()?;
+        let router = RouterShape::of(&spec, dim, metric);
+        let router = router.map(|shape| Router::open(&image, shape)).transpose()?;
         let scorer = if let Some(shape) = RrrShape::of(&spec, dim, metric) {
             Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
         } else if let Some(shape) = PqShape::of(&spec, dim, metric) {

@@ -116,8 +116,8 @@ struct RouterParams {
     n_places: u32,
     has_norm: u32,
     factor: f32,
-    pad_0: u32,
-    pad_1: u32,
+    n_probe: u32,
+    pad: u32,
 }
 
 struct SelectParams {

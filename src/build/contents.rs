@@ -10,7 +10,7 @@ use crate::{
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     spec::IndexSpec,
     stage::{
-        router::Router,
+        router::{Router, RouterShape},
         scorer::{Pq, rrr::RrrShape},
         transform::Transform,
     },
@@ -49,8 +49,8 @@ impl Contents {
         if let Some(transform) = self.spec.transform {
             decls.extend(Transform::declare(transform, self.d, s));
         }
-        if let Some(n_lists) = sizes.n_lists {
-            decls.extend(Router::declare(self.spec.router(), n_lists, s, self.metric));
+        if let Some(router) = RouterShape::of(&self.spec, self.d, self.metric) {
+            decls.extend(Router::declare(router));
         }
         if let Some(shape) = RrrShape::of(&self.spec, self.d, self.metric) {
             decls.extend(shape.declare(list_sizes));

@@ -308,9 +308,9 @@ impl<'a> IndexBuilder<'a> {
             transform.write(&mut parts);
         }
         if let Some(partition) = &partition {
-            match &partition.router {
-                Some((weights, _)) => Router::write_weights(weights, &mut parts),
-                None => Router::write(&partition.centroids, self.metric, &mut parts),
+            Router::write(&partition.centroids, self.metric, &mut parts);
+            if let Some((weights, _)) = &partition.router {
+                Router::write_weights(weights, &mut parts);
             }
         }
         if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
@@ -588,8 +588,8 @@ impl<'a> IndexBuilder<'a> {
     ) {
         let (points, centres) = match partition {
             Some(partition) => {
-                let centres = shape.has_centres.then(|| Router::rounded(&partition.centroids, self.metric));
-                (partition.points, centres)
+                let centres = Router::rounded(&partition.centroids, self.metric);
+                (partition.points, Some(centres))
             }
             None => (base.reduced(transform), None),
         };

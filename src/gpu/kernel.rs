@@ -11,6 +11,7 @@
 //! | `transform_rescale` | a reduced query | `stage/transform/cpu.rs` |
 //! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
+//! | `router_base` | 64 pairs of a query and a list | `stage/router/cpu.rs` |
 //! | `candidates_select` | a row: the best, unordered | `topk.rs` |
 //! | `candidates_sort` | a row: in order | `topk.rs` |
 //! | `candidates_points`, `candidates_merge` | a candidate: copies of a point to one | `topk.rs` |
@@ -131,6 +132,7 @@ pub(crate) enum Kernel {
     Rescale,
     Quantise,
     Router,
+    Base,
     Select(Tie),
     Sort(Tie, SortSize),
     Points,
@@ -177,6 +179,7 @@ impl Kernel {
             Self::Rescale,
             Self::Quantise,
             Self::Router,
+            Self::Base,
             Self::Points,
             Self::Merge,
             Self::PairsCount,
@@ -224,6 +227,7 @@ impl Kernel {
             Self::Rescale => "transform_rescale",
             Self::Quantise => "quantise",
             Self::Router => "router_score",
+            Self::Base => "router_base",
             Self::Select(_) => "candidates_select",
             Self::Sort(..) => "candidates_sort",
             Self::Points => "candidates_points",
@@ -254,6 +258,7 @@ impl Kernel {
             Self::Attend => &[Read, Read, Write],
             Self::Quantise => &[Read, Write, Write],
             Self::Router => &[Read, Read, Read, Read, Write, Write],
+            Self::Base => &[Read, Read, Read, Write],
             Self::Select(_) => &[Write, Write, Read],
             Self::Sort(..) => &[Write, Read, Read, Read, Write],
             Self::Points => &[Write, Read, Read],
@@ -288,6 +293,7 @@ impl Kernel {
             Self::ProjectInt8 => parts.extend([codes(Bits::B8), BLOCKS, part!("transform_project_x8")]),
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
+            Self::Base => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_base")]),
             Self::Select(tie) => parts.extend([ORDER, sums, tied(tie), part!("candidates_select")]),
             Self::Sort(tie, size) => {
                 parts.extend([ORDER, tied(tie)]);
@@ -341,6 +347,7 @@ impl Kernel {
             self,
             Self::ProjectInt8
                 | Self::Router
+                | Self::Base
                 | Self::RrrProject(..)
                 | Self::RrrScore(..)
                 | Self::Probe(Probe::Dot4)

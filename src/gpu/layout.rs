@@ -60,11 +60,11 @@ gpu_structs! {
     }
     /// `quantise`.
     QuantiseParams { grid_width: u32, n_rows: u32, len: u32, row_stride: u32, steps: u32, pad_0: u32, pad_1: u32, pad_2: u32, }
-    /// `router_score`.
+    /// `router_score`, `router_base`.
     RouterParams {
         grid_width: u32, n_rows: u32, n_lists: u32, list_tiles: u32,
         query_steps: u32, block_words: u32, firsts_at: u32, n_places: u32,
-        has_norm: u32, factor: f32, pad_0: u32, pad_1: u32,
+        has_norm: u32, factor: f32, n_probe: u32, pad: u32,
     }
     /// `candidates_select`.
     SelectParams { grid_width: u32, n_rows: u32, stride: u32, keep: u32, }

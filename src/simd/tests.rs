@@ -162,7 +162,7 @@ fn names_are_tokens() {
 
 /// Codes and tables that look random; the largest bytes often, so that 16-bit sums come near their end.
 fn coded(n: usize, m: usize, bits: Bits, has_norm: bool, seed: usize) -> (PqShape, Vec<u8>, Vec<u8>) {
-    let shape = PqShape { s: m, m, bits, has_norm, has_centres: true };
+    let shape = PqShape { s: m, m, bits, has_norm };
     let mut state = seed as u64 * 2 + 1;
     let mut byte = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -243,7 +243,7 @@ proptest! {
             .prop_map(|(e, part, least)| (std::f32::consts::PI * 2_f32.powi(e), part, least)),
         (sum, more, has_norm) in (0_u32..65_536, 0_f32..10.0, any::<bool>()),
     ) {
-        let shape = PqShape { s: 1, m: 1, bits: Bits::B4, has_norm, has_centres: true };
+        let shape = PqShape { s: 1, m: 1, bits: Bits::B4, has_norm };
         let run = PqRun { shape, bytes: &[], n_vectors: 0, tables: &[], part, step };
         let least = if has_norm { least } else { 0.0 };
         let norm = if has_norm { least + more } else { 0.0 };
@@ -261,7 +261,7 @@ proptest! {
 fn codes_are_the_same_on_every_level() {
     for simd in Simd::available() {
         for (s, m, bits) in [(1, 1, Bits::B4), (16, 5, Bits::B4), (9, 2, Bits::B8), (70, 70, Bits::B8)] {
-            let shape = PqShape { s, m, bits, has_norm: false, has_centres: true };
+            let shape = PqShape { s, m, bits, has_norm: false };
             let values: Vec<f32> = integers(shape.codebook_len(), 1).iter().map(|v| v * 0.3).collect();
             let n = 7;
             let (residuals, directions) = (integers(n * s, 2), integers(n * s, 3));

@@ -350,11 +350,6 @@ impl IndexSpec {
         1 + spill.and_then(|spill| spill.copies).unwrap_or(0)
     }
 
-    /// What chooses the lists that a query reads.
-    pub(crate) fn router(&self) -> RouterSpec {
-        self.ivf.map(|ivf| ivf.router).unwrap_or_default()
-    }
-
     /// Dimensions that router and scorer see, of a resolved specification for vectors of `d`.
     pub(crate) fn scored_dims(&self, d: usize) -> usize {
         self.transform.and_then(TransformSpec::dims).unwrap_or(d)

@@ -144,6 +144,23 @@ fn router_scores_of_integers_equal_the_reference() {
                 assert_eq!((key, list as usize), (want, want_list), "{n} lists, {components} components");
             }
             assert!(values::<RowState>(&gpu, &states, n_queries).iter().all(|s| s.count == narrow(n)));
+
+            // Some lists of each query, for which the scores of these vectors are wanted.
+            let n_probe = n.min(5);
+            let params = RouterParams { n_probe: narrow(n_probe), ..params };
+            let of = |pair: usize| (pair * 7 + pair / n_probe) % n;
+            let routed: Vec<[u32; 2]> = (0..n_queries * n_probe).map(|pair| [7, narrow(of(pair))]).collect();
+            let routed = held(&gpu, &routed);
+            let bindings = [&inputs[0], &inputs[1], &inputs[2], &routed];
+            run(&gpu, Kernel::Base, &params, &bindings, (n_queries * n_probe).div_ceil(64));
+            let found: Vec<[u32; 2]> = values(&gpu, &routed, n_queries * n_probe);
+            for (pair, [key, list]) in found.into_iter().enumerate() {
+                let query = pair / n_probe;
+                assert_eq!((key, list), (order_key(data.want(query, of(pair), -2.0)), narrow(of(pair))));
+                let n_blocks = n.div_ceil(BLOCK);
+                let alone = data.queries[query].score(data.shape, &data.run, n_blocks, of(pair), -2.0);
+                assert_eq!(order_key(alone), key);
+            }
         }
     }
 }

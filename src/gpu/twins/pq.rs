@@ -95,7 +95,7 @@ fn sums_of_lookups_equal_the_reference() {
                 [(1, 1, 1, false), (33, 7, 3, true), (257, 70, 8, true), (600, 300, 9, false)]
             {
                 let mut rng = random(8);
-                let shape = PqShape { s: m, m, bits, has_norm, has_centres: true };
+                let shape = PqShape { s: m, m, bits, has_norm };
                 let mut codes = vec![0_u8; shape.run_bytes(n)];
                 codes[..shape.terms_at(n)].fill_with(|| rng.random());
                 for term in codes[shape.terms_at(n)..].chunks_exact_mut(4) {

@@ -137,6 +137,8 @@ impl Chunk<'_> {
         };
         let sorted = (&scratch.routed, self.n_probe);
         primitives::sort(&mut self.recording, rows, len, sorted, &scratch.heads, false);
+        let queries = (&scratch.codes, &scratch.heads);
+        router.base(&mut self.recording, (self.n_rows, self.n_probe), queries, &scratch.routed);
     }
 
     fn n_positions(&self) -> usize {

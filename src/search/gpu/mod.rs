@@ -120,7 +120,8 @@ impl GpuSearcher {
             }
             Scorer::Pq(pq) => {
                 run_starts = GpuPq::run_starts(pq).collect();
-                let pq = GpuPq::new(&gpu, &mut pages, pq, &model.lists, page_bytes)?;
+                let has_base = router.is_some();
+                let pq = GpuPq::new(&gpu, &mut pages, pq, &model.lists, has_base, page_bytes)?;
                 GpuScorer::Pq(Box::new(pq))
             }
             Scorer::Rows(rows) => {

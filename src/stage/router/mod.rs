@@ -16,7 +16,7 @@ use crate::{
     block::{BLOCK, BlockShape},
     format::{Image, OpenError, TensorDecl, View},
     metric::Metric,
-    spec::{Bits, RouterSpec},
+    spec::{Bits, IndexSpec, RouterSpec, ScorerSpec},
     train::kmeans::{Centroids, squared_norm},
 };
 
@@ -25,11 +25,30 @@ const WEIGHTS: &str = "router.weights";
 
 /// The router of an index file.
 pub(crate) struct Router {
+    /// What ranks lists.
+    rank: Vectors,
+    /// Centroids, where something else ranks lists and codes are residuals to them: their scores are those that scorers see.
+    centres: Option<Vectors>,
+    n_lists: usize,
+}
+
+/// A vector a list.
+struct Vectors {
     blocks: View<u8>,
     shape: BlockShape,
-    n_lists: usize,
     /// What products are multiplied by before the norm is added.
     factor: f32,
+}
+
+/// What a router stores.
+#[derive(Clone, Copy)]
+pub(crate) struct RouterShape {
+    pub spec: RouterSpec,
+    pub n_lists: usize,
+    pub s: usize,
+    pub metric: Metric,
+    /// Codes are residuals to centroids.
+    pub has_centres: bool,
 }
 
 /// Centroids as a router's scores have them.
@@ -45,20 +64,41 @@ fn shape(s: usize, metric: Metric) -> BlockShape {
     BlockShape::new(s - 1, Bits::B8, metric.is_l2())
 }
 
-/// The tensor, its blocks and the factor of products.
-fn layout(spec: RouterSpec, s: usize, metric: Metric) -> (&'static str, BlockShape, f32) {
-    match spec {
-        RouterSpec::Centroids => (CENTROIDS, shape(s, metric), metric.product_factor()),
-        // Biases stand where norms do.
-        RouterSpec::Linear => (WEIGHTS, BlockShape::new(s - 1, Bits::B8, true), -1.0),
+/// Name, blocks and factor of products.
+type Layout = (&'static str, BlockShape, f32);
+
+impl RouterShape {
+    /// The shape of a resolved specification for vectors of `d` dimensions, if it has lists.
+    pub fn of(spec: &IndexSpec, d: usize, metric: Metric) -> Option<Self> {
+        let ivf = spec.ivf?;
+        let has_centres = matches!(spec.scorer, ScorerSpec::Pq { .. });
+        Some(Self { spec: ivf.router, n_lists: ivf.n_lists?, s: spec.scored_dims(d), metric, has_centres })
+    }
+
+    /// What ranks lists, and centroids beside it.
+    fn layout(self) -> (Layout, Option<Layout>) {
+        let centroids = (CENTROIDS, shape(self.s, self.metric), self.metric.product_factor());
+        match self.spec {
+            RouterSpec::Centroids => (centroids, None),
+            // Biases stand where norms do.
+            RouterSpec::Linear => {
+                let weights = (WEIGHTS, BlockShape::new(self.s - 1, Bits::B8, true), -1.0);
+                (weights, self.has_centres.then_some(centroids))
+            }
+        }
+    }
+
+    fn bytes(self, shape: BlockShape) -> usize {
+        shape.run_bytes(self.n_lists.div_ceil(BLOCK))
     }
 }
 
 impl Router {
-    /// The tensor for `n_lists` lists and `s` dimensions.
-    pub fn declare(spec: RouterSpec, n_lists: usize, s: usize, metric: Metric) -> Vec<TensorDecl> {
-        let (name, shape, _) = layout(spec, s, metric);
-        vec![TensorDecl::new::<u8>(name, &[shape.run_bytes(n_lists.div_ceil(BLOCK))])]
+    /// The tensors.
+    pub fn declare(shape: RouterShape) -> Vec<TensorDecl> {
+        let (rank, centres) = shape.layout();
+        let declare = |(name, blocks, _): Layout| TensorDecl::new::<u8>(name, &[shape.bytes(blocks)]);
+        std::iter::once(rank).chain(centres).map(declare).collect()
     }
 
     /// Fills in the tensor of a linear router.
@@ -102,19 +142,15 @@ impl Router {
 
     /// Bytes that a query reads.
     pub fn n_bytes(&self) -> usize {
-        self.blocks.len()
+        self.rank.blocks.len()
     }
 
-    /// Reads the tensor.
-    pub fn open(
-        image: &Arc<Image>,
-        spec: RouterSpec,
-        n_lists: usize,
-        s: usize,
-        metric: Metric,
-    ) -> Result<Self, OpenError> {
-        let (name, shape, factor) = layout(spec, s, metric);
-        let blocks = image.view(name, &[shape.run_bytes(n_lists.div_ceil(BLOCK))])?;
-        Ok(Self { blocks, shape, n_lists, factor })
+    /// Reads the tensors.
+    pub fn open(image: &Arc<Image>, shape: RouterShape) -> Result<Self, OpenError> {
+        let read = |(name, blocks, factor): Layout| -> Result<Vectors, OpenError> {
+            Ok(Vectors { blocks: image.view(name, &[shape.bytes(blocks)])?, shape: blocks, factor })
+        };
+        let (rank, centres) = shape.layout();
+        Ok(Self { rank: read(rank)?, centres: centres.map(read).transpose()?, n_lists: shape.n_lists })
     }
 }

@@ -1,20 +1,23 @@
 //! The router's meaning: all centroids scored, sorted, the first `n_probe` taken.
 
-use super::Router;
+use super::{Router, Vectors};
 use crate::{
     block::{BLOCK, BlockQuery},
     topk::compare,
 };
 
-/// The `n_probe` best lists and their scores, best first.
+/// The `n_probe` best lists, best first, and the scores of their centroids, or of what ranks them.
 pub(crate) fn route(router: &Router, query: &BlockQuery, n_probe: usize) -> Vec<(usize, f32)> {
-    let mut scored: Vec<(f32, u64)> = (0..router.n_lists)
-        .map(|list| {
-            let n_blocks = router.n_lists.div_ceil(BLOCK);
-            (query.score_reference(router.shape, &router.blocks, n_blocks, list, router.factor), list as u64)
-        })
-        .collect();
+    let n_blocks = router.n_lists.div_ceil(BLOCK);
+    let score = |vectors: &Vectors, list: usize| {
+        query.score_reference(vectors.shape, &vectors.blocks, n_blocks, list, vectors.factor)
+    };
+    let mut scored: Vec<(f32, u64)> =
+        (0..router.n_lists).map(|list| (score(&router.rank, list), list as u64)).collect();
     scored.sort_by(|a, b| compare(*a, *b));
     scored.truncate(n_probe);
-    scored.into_iter().filter_map(|(score, list)| Some((usize::try_from(list).ok()?, score))).collect()
+    let seen =
+        |list: usize, ranked: f32| router.centres.as_ref().map_or(ranked, |centres| score(centres, list));
+    let lists = scored.into_iter().filter_map(|(score, list)| Some((usize::try_from(list).ok()?, score)));
+    lists.map(|(list, score)| (list, seen(list, score))).collect()
 }

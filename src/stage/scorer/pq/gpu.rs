@@ -27,6 +27,7 @@ pub(crate) struct GpuPq {
     shape: PqShape,
     factor: f32,
     codebooks: Buffer,
+    has_base: bool,
 }
 
 /// A batch's tables: their least entries, bytes and heads.
@@ -38,12 +39,13 @@ pub(crate) struct Tables<'a> {
 }
 
 impl GpuPq {
-    /// Splits the codes into pages of at most `page_bytes`, whole lists each.
+    /// Splits the codes into pages of at most `page_bytes`, whole lists each. `has_base`: scores begin with the router's.
     pub fn new(
         gpu: &Gpu,
         pages: &mut Pages,
         pq: &Pq,
         lists: &Lists,
+        has_base: bool,
         page_bytes: u64,
     ) -> Result<Self, GpuError> {
         Ok(Self {
@@ -51,6 +53,7 @@ impl GpuPq {
             shape: pq.shape,
             factor: pq.metric.product_factor(),
             codebooks: upload(gpu, "pq.codebooks", bytemuck::cast_slice(&pq.codebooks))?,
+            has_base,
         })
     }
 
@@ -105,7 +108,7 @@ impl GpuPq {
             run_from: narrow(page.run_from),
             block_words: narrow(shape.block_bytes() / 4),
             has_norm: u32::from(shape.has_norm),
-            has_base: u32::from(self.shape.has_centres),
+            has_base: u32::from(self.has_base),
             table_words: narrow(table_bytes / 4),
             ..work.params
         };
