@@ -20,7 +20,7 @@ const OFF: f64 = 0.25;
 
 /// Specifications for 384 dimensions and for 96.
 const EMBEDDED: [&str; 3] =
-    ["PCA,IVF,RRR,Refine(f16)", "PCA192x8,IVF128(soar),APQ64x4,Refine(f16)", "IVF100,SQ8"];
+    ["PCA,IVF,RRR,Refine(f16)", "PCA192x8,IVF128(soar),APQ64x4,Refine(f16)", "IVF100(router=linear),SQ8"];
 const MADE: [&str; 5] =
     ["IVF,RRR,Refine(f32)", "PCA64,IVF512(soar=2),PQ32x8", "LIN48,IVF300,Flat", "PCA64,SQ8", "IVF4,RRR32"];
 /// A network, of which a few steps hold as much as many.

@@ -14,8 +14,9 @@ use crate::{
     lists::ListSizes,
     metric::Metric,
     search::{Memory, SearchParams},
-    spec::{IndexSpec, ScorerSpec},
+    spec::{IndexSpec, RouterSpec, ScorerSpec},
     stage::{
+        router,
         scorer::{
             pq,
             rrr::{self, RrrShape},
@@ -156,7 +157,7 @@ impl IndexBuilder<'_> {
                 sizes = index.list_sizes();
             }
             for StageTime { stage, seconds } in times {
-                let finds_lists = matches!(stage, "partition" | "copies");
+                let finds_lists = matches!(stage, "partition" | "copies" | "neighbours" | "routing");
                 let seconds = seconds * all.of(stage, &spec) / load.of(stage, &spec);
                 let seconds = if finds_lists == is_crowded { seconds } else { f64::INFINITY };
                 match stages.iter_mut().find(|best| best.stage == stage) {
@@ -232,6 +233,9 @@ impl Load {
                 FLOAT * reduced + (met + n.max(t)) * (l + MEETING) * s
             }
             "copies" => n * (l + SPILLING) * s,
+            "neighbours" => t.min(router::train::QUERIES as f64) * n * s,
+            // As many times over as it takes, which a sample tells.
+            "routing" => t.min(router::train::QUERIES as f64) * l * s,
             // A list's second moments and their decomposition, then the products with its points.
             "regressions" => l * 14.0 * s * s * s + n * spec.n_copies() as f64 * 2.0 * s * s,
             "codebooks" => match spec.scorer {
@@ -315,10 +319,19 @@ impl Bytes {
         let arrangement = 4 * positions + if positions > n { 4 * n } else { 0 } + 16 * n_lists;
         // The nearest lists of each training query, and the queries of each list.
         let near = if is_regressed { 4 * t * rrr::train::TRAIN_LISTS.min(n_lists) } else { 0 };
-        let visitors = if has_queries && is_regressed { 4 * t * s } else { 0 };
+        let is_learned = spec.ivf.is_some_and(|ivf| ivf.router == RouterSpec::Linear);
+        let visitors = if has_queries && (is_regressed || is_learned) { 4 * t * s } else { 0 };
+        // Points in int8, queries and where their neighbours are; weights, the best ones and AdamW's moments.
+        let routing = if is_learned {
+            let asked = t.min(router::train::QUERIES);
+            let lists = 4 * router::train::NEIGHBOURS * spec.n_copies();
+            n * (s + 6) + asked * (3 * 4 * s + 2 * lists) + 6 * 4 * n_lists * s
+        } else {
+            0
+        };
         let centroids = 6 * n_lists * s;
         let partition = match spec.ivf {
-            Some(_) => points + visitors + arrangement + 4 * n + 2 * near + centroids,
+            Some(_) => points + visitors + arrangement + 4 * n + (2 * near).max(routing) + centroids,
             None => 0,
         };
         // Residuals that codebooks are trained on, and for the score-aware loss their directions.

@@ -34,10 +34,10 @@ use crate::{
 pub(crate) const ROUTING: &str = "routing";
 
 /// Training queries, at most.
-const QUERIES: usize = 65_536;
+pub(crate) const QUERIES: usize = 65_536;
 
 /// True neighbours of each.
-const NEIGHBOURS: usize = 10;
+pub(crate) const NEIGHBOURS: usize = 10;
 
 /// Training queries held out, at most.
 const HELD_OUT: usize = 2000;

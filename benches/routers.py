@@ -1,0 +1,112 @@
+"""What routers are worth: the share of the true ten nearest in the lists that a query reads, against the number of lists.
+
+    python benches/routers.py base.npy query.npy gt.npy ip [--lists 1024] [--train-queries train.npy] [--out results]
+
+The lists are the same for all routers of a run; points in them are compared exactly, so what is not found was not in them. The oracle
+knows which lists hold the true ten, and reads those that hold most first. Prints how many lists must be read for some shares, and
+writes one file of JSON lines a router for `nearfield plot --axes lists`.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SHARES = (0.90, 0.95, 0.99)
+K = 10
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def tensors(path):
+    """The tensors of an index file, by name."""
+    data = np.memmap(path, np.uint8, "r")
+    n = int(data[:8].view("<u8")[0])
+    header = json.loads(bytes(data[8 : 8 + n]))
+    kinds = {"U32": "<u4", "U64": "<u8"}
+    return {
+        name: data[8 + n + t["data_offsets"][0] : 8 + n + t["data_offsets"][1]].view(kinds[t["dtype"]])
+        for name, t in header.items()
+        if name != "__metadata__" and t["dtype"] in kinds
+    }
+
+
+def oracle(path, truth):
+    """Shares found by the best lists of each query, from one list on."""
+    held = tensors(path)
+    offsets, ids = held["lists.offsets"].astype(int), held["lists.ids"].astype(int)
+    list_of = np.empty(len(ids), int)
+    list_of[ids] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    found = np.zeros(K)
+    for lists in list_of[truth[:, :K]]:
+        counts = np.sort(np.unique(lists, return_counts=True)[1])[::-1]
+        found[: len(counts)] += counts
+    return np.cumsum(found) / (len(truth) * K)
+
+
+def needed(lists, recalls, share):
+    """Lists to be read for a share: between two measured points on a straight line."""
+    reached = np.flatnonzero(np.asarray(recalls) >= share)
+    if not len(reached):
+        return "—"
+    i = reached[0]
+    if i == 0:
+        return str(lists[0])
+    (a, b), (x, y) = lists[i - 1 : i + 1], recalls[i - 1 : i + 1]
+    return str(int(np.ceil(a + (share - x) / (y - x) * (b - a))))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("query", type=Path)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("metric", choices=("ip", "cosine", "l2"))
+    parser.add_argument("--lists", type=int, default=1024)
+    parser.add_argument("--options", default="", help="further options of IVF: soar=2")
+    parser.add_argument("--routers", nargs="+", default=("centroids", "linear"))
+    parser.add_argument("--train-queries", type=Path)
+    parser.add_argument("--out", type=Path, help="folder for the JSON lines")
+    parser.add_argument("--nearfield", default="target/release/nearfield")
+    args = parser.parse_args()
+    truth = np.load(args.truth)
+    probes = sorted({min(args.lists, round(1.15**i)) for i in range(0, 200)} | set(range(1, min(16, args.lists) + 1)))
+    trained = ["--train-queries", args.train_queries] if args.train_queries else []
+    print("| router | " + " | ".join(f"{share:.2f}" for share in SHARES) + " | build |\n|" + "---|" * (len(SHARES) + 2))
+    with tempfile.TemporaryDirectory() as folder:
+        index = f"{folder}/index.nf"
+        for router in args.routers:
+            options = [args.options] if args.options else []
+            options += [f"router={router}"] if router != "centroids" else []
+            spec = f"IVF{args.lists}" + (f"({','.join(options)})" if options else "") + ",Flat"
+            [built] = run(args.nearfield, "build", args.base, "-o", index, "--metric", args.metric, "--spec", spec, *trained, "--json")
+            rows = []
+            # A few at a time, until nearly all is found: many lists take long.
+            for some in (probes[i : i + 6] for i in range(0, len(probes), 6)):
+                if not rows or rows[-1]["recall"] < max(SHARES):
+                    rows += run(
+                        args.nearfield, "eval", index, args.query, "--truth", args.truth, "-k", K, "--json", "--device", "cpu",
+                        "--n-probe", ",".join(map(str, some)),
+                    )
+            recalls = [row["recall"] for row in rows]
+            cells = [needed(probes, recalls, share) for share in SHARES]
+            print(f"| {router} | {' | '.join(cells)} | {built['build_s']:.1f} s |", flush=True)
+            if args.out:
+                args.out.mkdir(parents=True, exist_ok=True)
+                lines = [json.dumps({**row, "name": router}) for row in rows]
+                (args.out / f"{router}.jsonl").write_text("\n".join(lines) + "\n")
+        if not args.options:
+            found = oracle(index, truth)
+            print(f"| oracle | {' | '.join(needed(range(1, K + 1), found, share) for share in SHARES)} | |")
+
+
+if __name__ == "__main__":
+    main()
