@@ -70,6 +70,7 @@ fn builds_are_reproducible_on_any_number_of_threads() {
         "PCA20,IVF10,Flat",
         "IVF10(soar,T=0.1),APQ9x4",
         "LIN10,IVF10,SQ8",
+        "PCA20,IVF16(soar,router=linear),APQ5x4",
     ] {
         for queries in [false, true] {
             let files: Vec<Vec<u8>> = [1, 2, 7, 1]

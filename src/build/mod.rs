@@ -34,7 +34,7 @@ use crate::{
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     spec::{IndexSpec, IvfSpec, Milli, RouterSpec, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
-        router::{self, Router},
+        router::{self, Router, train::Asked},
         scorer::{
             pq,
             rrr::{self, RrrShape},
@@ -510,19 +510,16 @@ impl<'a> IndexBuilder<'a> {
             }
             _ => first,
         };
-        let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
         let visitors = queries.filter(|_| regress || is_learned).map(|queries| queries.reduced(transform));
         let router = is_learned.then(|| {
-            let task = router::train::Task {
-                metric: self.metric,
-                centroids: &centroids,
-                points: &points,
-                lists: &lists,
-                queries: visitors.as_deref(),
-                report: &|stage, done, total| self.report(stage, done, total),
-            };
-            router::train::linear(&task, &mut generator(self.seed, "routing"))
+            self.report("neighbours", 0, 1);
+            let mut rng = generator(self.seed, "routing");
+            let asked = Asked::new(self.metric, &centroids, &points, visitors.as_deref(), &mut rng);
+            self.report("neighbours", 1, 1);
+            let report = |done, total| self.report("routing", done, total);
+            asked.train(&centroids, &lists, spec.n_copies(), report, &mut rng)
         });
+        let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
         drop(lists);
         // Rows of vectors as they are are read again.
         let keeps = transform.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });

@@ -321,11 +321,11 @@ impl Bytes {
         let near = if is_regressed { 4 * t * rrr::train::TRAIN_LISTS.min(n_lists) } else { 0 };
         let is_learned = spec.ivf.is_some_and(|ivf| ivf.router == RouterSpec::Linear);
         let visitors = if has_queries && (is_regressed || is_learned) { 4 * t * s } else { 0 };
-        // Points in int8, queries and where their neighbours are; weights, the best ones and AdamW's moments.
+        // Points in int8, queries, their neighbours and the lists of these; weights, the best ones and AdamW's moments.
         let routing = if is_learned {
             let asked = t.min(router::train::QUERIES);
-            let lists = 4 * router::train::NEIGHBOURS * spec.n_copies();
-            n * (s + 6) + asked * (3 * 4 * s + 2 * lists) + 6 * 4 * n_lists * s
+            let lists = 4 * router::train::NEIGHBOURS * (1 + spec.n_copies());
+            n * (s + 6) + asked * (4 * s + lists) + 6 * 4 * n_lists * s
         } else {
             0
         };

@@ -67,18 +67,16 @@ const PIECE: usize = 64;
 /// Shares of the neighbours that routers are compared at.
 const SHARES: [f64; 3] = [0.90, 0.95, 0.99];
 
-/// What a router is trained on.
-pub(crate) struct Task<'a> {
-    pub metric: Metric,
-    pub centroids: &'a Centroids,
-    /// Reduced points, `[n, s]`.
-    pub points: &'a [f32],
-    /// Lists of each point, `[n, copies]`.
-    pub lists: &'a [u32],
-    /// Reduced queries, `[t, s]`, where there are any beside the points.
-    pub queries: Option<&'a [f32]>,
-    /// Told of each step of a stage; `false` stops, and then the result is of no use.
-    pub report: &'a dyn Fn(&'static str, u64, u64) -> bool,
+/// Training queries and their true neighbours.
+pub(crate) struct Asked {
+    /// Length that counts as 1.
+    unit: f32,
+    /// `[t, s]`, in units; the first are held out.
+    queries: Vec<f32>,
+    /// Rows of their neighbours, `[t, k]`.
+    neighbours: Vec<u32>,
+    k: usize,
+    n_held: usize,
 }
 
 /// How a router was trained.
@@ -106,9 +104,9 @@ impl fmt::Display for Outcome {
 }
 
 /// Queries and the lists of their neighbours.
-struct Examples {
+struct Examples<'a> {
     /// `[t, s]`.
-    queries: Vec<f32>,
+    queries: &'a [f32],
     /// `[t, K, copies]`.
     lists: Vec<u32>,
     /// K·copies.
@@ -123,91 +121,114 @@ struct Values {
     b: Vec<f32>,
 }
 
-/// Trains a router.
-pub(crate) fn linear(task: &Task<'_>, rng: &mut ChaCha8Rng) -> (Centroids, Outcome) {
-    let (s, n_lists) = (task.centroids.s, task.centroids.len());
-    let lengths: f64 = task.centroids.values.chunks_exact(s).map(|c| f64::from(squared_norm(c)).sqrt()).sum();
-    #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
-    let unit = match (lengths / n_lists as f64) as f32 {
-        unit if unit > 0.0 => unit,
-        _ => 1.0,
-    };
-    (task.report)("neighbours", 0, 1);
-    let (examples, held) = examples(task, unit, rng);
-    (task.report)("neighbours", 1, 1);
-    let mut values = Values {
-        w: task.centroids.values.iter().map(|v| v / unit).collect(),
-        b: task.centroids.bias().iter().map(|v| v / (unit * unit)).collect(),
-    };
-    let factor = factor(&values, &held, s);
-    let by_centroids = lists_read(&values, &held, s);
-    let mut best = (loss(&values, &held, s, factor), values.clone());
-    let mut moments = [values.w.len(), n_lists].map(Moments::zero);
-    let t = examples.queries.len() / s;
-    let steps = t.div_ceil(BATCH);
-    let mut order: Vec<usize> = (0..t).collect();
-    let (mut epochs, mut waits) = (0, 0);
-    while epochs < EPOCHS && waits < PATIENCE && (task.report)("routing", epochs as u64, EPOCHS as u64) {
-        order.shuffle(rng);
-        for (i, rows) in order.chunks(BATCH).enumerate() {
-            let step = epochs * steps + i;
-            let rate = RATE * (1.0 - step as f32 / (EPOCHS * steps) as f32);
-            let adam = Adam { rate, decay: 0.0, step };
-            examples.step(&mut values, &mut moments, rows, factor, &adam);
+impl Asked {
+    /// Samples queries, `[t, s]`, or where there are none the points themselves, `[n, s]`, and finds their neighbours among the points.
+    pub fn new(
+        metric: Metric,
+        centroids: &Centroids,
+        points: &[f32],
+        queries: Option<&[f32]>,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
+        let s = centroids.s;
+        let n = points.len() / s;
+        let source = queries.unwrap_or(points);
+        let mut rows = sample(rng, source.len() / s, QUERIES);
+        rows.shuffle(rng);
+        // A point is its own nearest, which does not count.
+        let own = usize::from(queries.is_none() && n > 1);
+        let k = NEIGHBOURS.min(n - own);
+        let chosen = rows.iter().flat_map(|row| &source[row * s..(row + 1) * s]);
+        let mut queries: Vec<f32> = chosen.copied().collect();
+        let mut neighbours = neighbours(metric, points, &queries, s, k + own);
+        if own > 0 {
+            let others = rows.iter().zip(neighbours.chunks_exact(k + 1));
+            neighbours = others
+                .flat_map(|(row, found)| found.iter().filter(|&&point| point as usize != *row).take(k))
+                .copied()
+                .collect();
         }
-        epochs += 1;
-        let loss = loss(&values, &held, s, factor);
-        waits += 1;
-        if loss < best.0 {
-            (best, waits) = ((loss, values.clone()), 0);
-        }
+        let lengths =
+            centroids.values.chunks_exact(s).map(|c| f64::from(squared_norm(c)).sqrt()).sum::<f64>();
+        #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
+        let unit = match (lengths / centroids.len() as f64) as f32 {
+            unit if unit > 0.0 => unit,
+            _ => 1.0,
+        };
+        queries.iter_mut().for_each(|v| *v /= unit);
+        let n_held = (rows.len() / 8).clamp(1, HELD_OUT);
+        Self { unit, queries, neighbours, k, n_held }
     }
-    (task.report)("routing", EPOCHS as u64, EPOCHS as u64);
-    let trained = lists_read(&best.1, &held, s);
-    let kept = trained.iter().zip(by_centroids).all(|(trained, centroids)| *trained <= centroids);
-    let chosen = if kept {
-        let Values { mut w, mut b } = best.1;
-        w.iter_mut().for_each(|v| *v *= unit);
-        b.iter_mut().for_each(|v| *v *= unit * unit);
-        (w, b)
-    } else {
-        (task.centroids.values.clone(), task.centroids.bias().to_vec())
-    };
-    let outcome = Outcome { epochs, queries: t, lists: [by_centroids, trained], kept };
-    (task.centroids.ranked_by(chosen.0, chosen.1), outcome)
-}
 
-/// Training queries with their neighbours' lists, and those held out.
-fn examples(task: &Task<'_>, unit: f32, rng: &mut ChaCha8Rng) -> (Examples, Examples) {
-    let s = task.centroids.s;
-    let n = task.points.len() / s;
-    let copies = task.lists.len() / n;
-    let source = task.queries.unwrap_or(task.points);
-    let mut rows = sample(rng, source.len() / s, QUERIES);
-    rows.shuffle(rng);
-    let own = task.queries.is_none();
-    let k = NEIGHBOURS.min(n - usize::from(own && n > 1));
-    let queries: Vec<f32> = rows.iter().flat_map(|row| &source[row * s..(row + 1) * s]).copied().collect();
-    let found = neighbours(task.metric, task.points, &queries, s, k + usize::from(own));
-    let mut lists = Vec::with_capacity(rows.len() * k * copies);
-    for (row, found) in rows.iter().zip(found.chunks_exact(k + usize::from(own))) {
-        let others = found.iter().filter(|&&point| !(own && point as usize == *row && n > 1)).take(k);
-        for &point in others {
-            lists.extend_from_slice(&task.lists[point as usize * copies..(point as usize + 1) * copies]);
-        }
+    /// Those to train on and those held out, by the lists of each point, `[n, copies]`; of a single query both parts are made.
+    fn examples(&self, lists: &[u32], copies: usize) -> [Examples<'_>; 2] {
+        let t = self.neighbours.len() / self.k;
+        let s = self.queries.len() / t;
+        let part = |rows: std::ops::Range<usize>| Examples {
+            queries: &self.queries[rows.start * s..rows.end * s],
+            lists: self.neighbours[rows.start * self.k..rows.end * self.k]
+                .iter()
+                .flat_map(|&point| &lists[point as usize * copies..(point as usize + 1) * copies])
+                .copied()
+                .collect(),
+            width: self.k * copies,
+            copies,
+        };
+        [part(if t > self.n_held { self.n_held } else { 0 }..t), part(0..self.n_held)]
     }
-    let queries: Vec<f32> = queries.into_iter().map(|v| v / unit).collect();
-    let held = (rows.len() / 8).clamp(1, HELD_OUT);
-    let width = k * copies;
-    let part = |from: usize, to: usize| Examples {
-        queries: queries[from * s..to * s].to_vec(),
-        lists: lists[from * width..to * width].to_vec(),
-        width,
-        copies,
-    };
-    // Of a single row both parts are made.
-    let first = if rows.len() > held { held } else { 0 };
-    (part(first, rows.len()), part(0, held))
+
+    /// Trains a router on the lists of each point, `[n, copies]`; `report` is told of each epoch and says whether to go on.
+    pub fn train(
+        &self,
+        centroids: &Centroids,
+        lists: &[u32],
+        copies: usize,
+        report: impl Fn(u64, u64) -> bool,
+        rng: &mut ChaCha8Rng,
+    ) -> (Centroids, Outcome) {
+        let (s, n_lists, unit) = (centroids.s, centroids.len(), self.unit);
+        let [examples, held] = self.examples(lists, copies);
+        let mut values = Values {
+            w: centroids.values.iter().map(|v| v / unit).collect(),
+            b: centroids.bias().iter().map(|v| v / (unit * unit)).collect(),
+        };
+        let factor = factor(&values, &held, s);
+        let by_centroids = lists_read(&values, &held, s);
+        let mut best = (loss(&values, &held, s, factor), values.clone());
+        let mut moments = [values.w.len(), n_lists].map(Moments::zero);
+        let t = examples.queries.len() / s;
+        let steps = t.div_ceil(BATCH);
+        let mut order: Vec<usize> = (0..t).collect();
+        let (mut epochs, mut waits) = (0, 0);
+        while epochs < EPOCHS && waits < PATIENCE && report(epochs as u64, EPOCHS as u64) {
+            order.shuffle(rng);
+            for (i, rows) in order.chunks(BATCH).enumerate() {
+                let step = epochs * steps + i;
+                let rate = RATE * (1.0 - step as f32 / (EPOCHS * steps) as f32);
+                let adam = Adam { rate, decay: 0.0, step };
+                examples.step(&mut values, &mut moments, rows, factor, &adam);
+            }
+            epochs += 1;
+            let loss = loss(&values, &held, s, factor);
+            waits += 1;
+            if loss < best.0 {
+                (best, waits) = ((loss, values.clone()), 0);
+            }
+        }
+        report(EPOCHS as u64, EPOCHS as u64);
+        let trained = lists_read(&best.1, &held, s);
+        let kept = trained.iter().zip(by_centroids).all(|(trained, centroids)| *trained <= centroids);
+        let Values { mut w, mut b } = best.1;
+        if kept {
+            w.iter_mut().for_each(|v| *v *= unit);
+            b.iter_mut().for_each(|v| *v *= unit * unit);
+        } else {
+            w.clone_from(&centroids.values);
+            b.copy_from_slice(centroids.bias());
+        }
+        let outcome = Outcome { epochs, queries: t, lists: [by_centroids, trained], kept };
+        (centroids.ranked_by(w, b), outcome)
+    }
 }
 
 /// The `k` nearest points of each query, by int8: `[t, k]`.
@@ -277,7 +298,7 @@ impl Values {
     }
 }
 
-impl Examples {
+impl Examples<'_> {
     /// One step along the gradient of the examples `rows`.
     fn step(
         &self,
@@ -339,9 +360,9 @@ fn descend(z: &mut [f32], lists: &[u32], copies: usize, factor: f32) -> f64 {
 }
 
 /// The mean loss.
-fn loss(values: &Values, held: &Examples, s: usize, factor: f32) -> f64 {
+fn loss(values: &Values, held: &Examples<'_>, s: usize, factor: f32) -> f64 {
     let n_lists = values.b.len();
-    let mut z = values.scores(&held.queries, s);
+    let mut z = values.scores(held.queries, s);
     let losses: Vec<f64> = z
         .par_chunks_exact_mut(n_lists)
         .zip(held.lists.par_chunks_exact(held.width))
@@ -351,16 +372,16 @@ fn loss(values: &Values, held: &Examples, s: usize, factor: f32) -> f64 {
 }
 
 /// The power of two that scores are best multiplied by.
-fn factor(values: &Values, held: &Examples, s: usize) -> f32 {
+fn factor(values: &Values, held: &Examples<'_>, s: usize) -> f32 {
     let factors = (0..=10).map(|i| f32::from(1_u16 << i));
     let losses = factors.map(|factor| (loss(values, held, s, factor), factor));
     losses.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1.0, |(_, factor)| factor)
 }
 
 /// Lists to be read until each of [`SHARES`] of the neighbours is in one of them.
-fn lists_read(values: &Values, held: &Examples, s: usize) -> [usize; SHARES.len()] {
+fn lists_read(values: &Values, held: &Examples<'_>, s: usize) -> [usize; SHARES.len()] {
     let n_lists = values.b.len();
-    let z = values.scores(&held.queries, s);
+    let z = values.scores(held.queries, s);
     let mut ranks: Vec<usize> = z
         .par_chunks_exact(n_lists)
         .zip(held.lists.par_chunks_exact(held.width))
@@ -374,4 +395,82 @@ fn lists_read(values: &Values, held: &Examples, s: usize) -> [usize; SHARES.len(
     ranks.sort_unstable();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
     SHARES.map(|share| ranks[((share * ranks.len() as f64).ceil() as usize).clamp(1, ranks.len()) - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{generator, kmeans, normal};
+
+    const S: usize = 16;
+
+    fn made(n: usize, seed: u64, offset: f32) -> Vec<f32> {
+        let mut rng = generator(seed, "test");
+        let mut rows: Vec<f32> =
+            (0..n * S).map(|i| normal(&mut rng) + if i % S == 3 { offset } else { 0.0 }).collect();
+        rows.chunks_exact_mut(S).for_each(kmeans::normalise);
+        rows
+    }
+
+    fn trained(points: &[f32], queries: Option<&[f32]>, copies: usize, n_lists: usize) -> Outcome {
+        let mut rng = generator(1, "test");
+        let rounds = &kmeans::LIST_ROUNDS;
+        let centroids =
+            kmeans::train(points, S, n_lists, kmeans::Objective::Angle, rounds, &mut rng, |_| true);
+        let first = centroids.lists_of(points);
+        let mut lists = first.clone();
+        if copies > 1 {
+            let further = centroids.spill(points, &first, copies - 1, 1.0);
+            let all = first.iter().zip(further.chunks_exact(copies - 1));
+            lists = all.flat_map(|(first, further)| [&[*first], further].concat()).collect();
+        }
+        let asked = Asked::new(Metric::Ip, &centroids, points, queries, &mut rng);
+        let (router, outcome) = asked.train(&centroids, &lists, copies, |_, _| true, &mut rng);
+        assert_eq!(router.len(), n_lists);
+        if !outcome.kept {
+            assert!(router.values == centroids.values && router.bias() == centroids.bias());
+        }
+        outcome
+    }
+
+    #[test]
+    fn queries_of_another_kind_read_fewer_lists() {
+        let (points, queries) = (made(4000, 1, 0.0), made(4000, 2, 3.0));
+        // With further copies there is less to gain.
+        for (copies, share) in [(1, 0.9), (3, 1.0)] {
+            let outcome = trained(&points, Some(&queries), copies, 64);
+            let [centroids, trained] = outcome.lists.map(|lists| lists[1] as f64);
+            assert!(outcome.kept && trained <= share * centroids, "{copies} copies: {outcome}");
+        }
+    }
+
+    #[test]
+    fn centroids_are_kept_where_training_finds_nothing_better() {
+        let points = made(3000, 1, 0.0);
+        // What few queries have in common is chance.
+        for (queries, n_lists) in [(made(12, 2, 0.0), 64), (made(1, 2, 0.0), 8)] {
+            let outcome = trained(&points, Some(&queries), 1, n_lists);
+            let [centroids, trained] = outcome.lists;
+            assert_eq!(outcome.kept, trained.iter().zip(centroids).all(|(a, b)| *a <= b), "{outcome}");
+        }
+        for n in [1, 2, 9] {
+            trained(&points[..n * S], None, 1, 1);
+            trained(&points[..n * S], Some(&points[..S]), 1, n);
+        }
+    }
+
+    #[test]
+    fn neighbours_are_those_of_all_points() {
+        let (points, queries) = (made(3001, 1, 0.0), made(131, 2, 0.0));
+        for metric in [Metric::Ip, Metric::L2] {
+            let found = neighbours(metric, &points, &queries, S, 5);
+            for (q, found) in queries.chunks_exact(S).zip(found.chunks_exact(5)) {
+                let product = |x: &[f32]| x.iter().zip(q).map(|(a, b)| a * b).sum::<f32>();
+                let best = points.chunks_exact(S).map(product).fold(f32::NEG_INFINITY, f32::max);
+                let first = product(&points[found[0] as usize * S..][..S]);
+                assert!(first >= best - 0.02, "{metric}: {first} of {best}");
+                assert!((0..5).all(|i| found[i + 1..].iter().all(|other| *other != found[i])), "{found:?}");
+            }
+        }
+    }
 }
