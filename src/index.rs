@@ -15,7 +15,9 @@ use crate::{
     stage::{
         router::{Router, RouterShape},
         scorer::{
-            Pq, Rrr, Scorer, pq,
+            Cnn, Pq, Rrr, Scorer,
+            cnn::{self, CnnShape},
+            pq,
             rrr::{self, RrrShape},
         },
         transform::Transform,
@@ -57,7 +59,7 @@ pub(crate) struct Model {
 }
 
 /// Tensors that scorers read list by list: they hold every copy of a point.
-const SCORED_BY_POSITION: [&str; 3] = [rrr::B, pq::CODES, SCORER_ROWS.rows];
+const SCORED_BY_POSITION: [&str; 4] = [rrr::B, pq::CODES, cnn::POINTS, SCORER_ROWS.rows];
 
 /// What an index consists of, for display.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +140,8 @@ impl Index {
             Scorer::Rrr(Rrr::open(&image, shape, metric, &lists)?)
         } else if let Some(shape) = PqShape::of(&spec, dim, metric) {
             Scorer::Pq(Pq::open(&image, shape, metric, &lists)?)
+        } else if let Some(shape) = CnnShape::of(&spec, dim) {
+            Scorer::Cnn(Cnn::open(&image, shape, metric, &lists)?)
         } else {
             let dtype = spec.scorer_rows().unwrap_or(RowDtype::F32);
             Scorer::Rows(RowStore::open(&image, &SCORER_ROWS, dtype, sizes.n_positions(), s)?)

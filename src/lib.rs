@@ -46,6 +46,7 @@ mod index;
 pub mod io;
 mod lists;
 mod metric;
+mod network;
 mod profile;
 mod rows;
 mod search;
@@ -70,8 +71,8 @@ pub use profile::{KernelTime, Profile, Roof};
 pub use search::{Effort, Hits, SearchError, SearchParams, Searcher};
 pub use simd::Simd;
 pub use spec::{
-    AxesDtype, Bits, CntSizes, IndexSpec, IvfSpec, LinearMap, Milli, RouterSpec, RowDtype, ScorerSpec,
-    SpecError, SpillSpec, TransformSpec,
+    AxesDtype, Bits, CntSizes, IndexSpec, IvfSpec, LinearMap, Milli, RouterSpec, RouterTarget, RowDtype,
+    ScorerSpec, SpecError, SpillSpec, TransformSpec,
 };
 pub use topk::NO_ID;
 pub use train::{

@@ -777,7 +777,7 @@ fn gpus_are_listed_and_searched() {
     }
     let profiled = on(&device, &["--profile"]);
     let said = text(&profiled.stderr);
-    assert!(said.contains("scorer_rrr_score") || said.contains("timestamps"), "{said}");
+    assert!(said.contains("scorer_run_score") || said.contains("timestamps"), "{said}");
     for (extra, words) in [
         (["--gpu-memory", "1KiB"], "at least 8 MiB"),
         (["--gpu-memory", "lots"], "512MiB"),

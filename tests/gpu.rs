@@ -380,7 +380,7 @@ fn profiles_name_every_kernel() {
                 "router_score",
                 "pairs_count",
                 "scorer_rrr_project",
-                "scorer_rrr_score",
+                "scorer_run_score",
                 "candidates_select",
                 "rerank_score",
                 "candidates_sort",

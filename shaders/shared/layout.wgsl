@@ -83,6 +83,33 @@ struct AttendParams {
     factor: f32,
 }
 
+struct NetworkParams {
+    grid_width: u32,
+    n_slots: u32,
+    n_lists: u32,
+    n_probe: u32,
+    n_probes: u32,
+    probe_from: u32,
+    list_from: u32,
+    list_to: u32,
+    network_weights: u32,
+    network_biases: u32,
+    weights_at: u32,
+    biases_at: u32,
+    scales_at: u32,
+    centre_at: u32,
+    s: u32,
+    query_stride: u32,
+    channels: u32,
+    positions: u32,
+    depth: u32,
+    width: u32,
+    slot_tiles: u32,
+    column_tiles: u32,
+    most: f32,
+    pad: u32,
+}
+
 struct RescaleParams {
     grid_width: u32,
     n_rows: u32,

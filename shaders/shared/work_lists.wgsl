@@ -1,15 +1,5 @@
-// Cluster-major: a workgroup takes up to 8 of the pairs that share a list; slots are the pairs in the order of the lists.
-// Needs: `slots: array<vec2<u32>>`, (query, the router's key) by slot; `groups: array<u32>`: for each list its first slot, then for each
-// list its first workgroup, [2][n_lists + 1].
-
-fn row_of(slot: u32) -> u32 {
-    return slots[slot].x;
-}
-
-// The router's key of a pair.
-fn base_key_of(slot: u32) -> u32 {
-    return slots[slot].y;
-}
+// Cluster-major: a workgroup takes up to 8 of the pairs that share a list.
+// Needs: `groups: array<u32>`: for each list its first slot, then for each list its first workgroup, [2][n_lists + 1].
 
 fn find_work(work_ix: u32) -> Work {
     var work = Work();

@@ -11,7 +11,7 @@ use crate::{
     spec::IndexSpec,
     stage::{
         router::{Router, RouterShape},
-        scorer::{Pq, rrr::RrrShape},
+        scorer::{Pq, cnn::CnnShape, rrr::RrrShape},
         transform::Transform,
     },
 };
@@ -56,6 +56,8 @@ impl Contents {
             decls.extend(shape.declare(list_sizes));
         } else if let Some(shape) = PqShape::of(&self.spec, self.d, self.metric) {
             decls.extend(Pq::declare(shape, list_sizes));
+        } else if let Some(shape) = CnnShape::of(&self.spec, self.d) {
+            decls.extend(shape.declare(list_sizes));
         } else if let Some(dtype) = self.spec.scorer_rows() {
             decls.extend(RowStore::declare(&SCORER_ROWS, dtype, sizes.n_positions(), s));
         }

@@ -32,10 +32,11 @@ use crate::{
     lists::{self, Arrangement},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
-    spec::{IndexSpec, IvfSpec, Milli, RouterSpec, RowDtype, ScorerSpec, SpecError, TransformSpec},
+    spec::{CNN_POINTS_MAX, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
     stage::{
         router::{self, Router, train::Asked},
         scorer::{
+            cnn::{self, CnnShape},
             pq,
             rrr::{self, RrrShape},
         },
@@ -43,7 +44,7 @@ use crate::{
     },
     topk::NO_ID,
     train::{
-        ReadRows, generator,
+        ReadRows, generator, grouped,
         inrp::{CheckpointError, Training},
         kmeans::{self, Objective},
         score_aware::ScoreAware,
@@ -58,7 +59,8 @@ const TRAINING_QUERIES: &str = "training queries";
 /// How far a build is: `done` of `total` steps of one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `neighbours`, `routing`, `regressions`, `codebooks`, `codes`, `rows`;
+    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `neighbours`, `routing`, `network`, `networks`, `regressions`,
+    /// `codebooks`, `codes`, `rows`;
     /// of a plan also `samples`.
     pub stage: &'static str,
     /// Steps done.
@@ -118,7 +120,7 @@ pub enum BuildError {
     NoTransform,
     /// This build of the crate has nothing to train a network with.
     #[error(
-        "CNT: expected nearfield built with the feature `neural`, which trains it (searching needs none)"
+        "CNT, CNN, router=cnn: expected nearfield built with the feature `neural`, which trains them (searching needs none)"
     )]
     NoNeural,
     /// No memory for the index.
@@ -295,8 +297,18 @@ impl<'a> IndexBuilder<'a> {
         let mut metadata = contents.metadata();
         let found = transform.iter().flat_map(Trained::found);
         metadata.extend(found.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        if let Some((_, outcome)) = partition.as_ref().and_then(|partition| partition.router.as_ref()) {
-            metadata.insert(router::train::ROUTING.to_owned(), outcome.to_string());
+        if let Some(router) = partition.as_ref().and_then(|partition| partition.router.as_ref()) {
+            metadata.insert(router::train::ROUTING.to_owned(), router.outcome.to_string());
+        }
+        if matches!(spec.scorer, ScorerSpec::Cnn { .. }) {
+            let most = CNN_POINTS_MAX;
+            if let Some(given) = arrangement.sizes().find(|&size| size > most) {
+                let expected = format!(
+                    "lists of at most {most} points (more lists hold fewer each; other scorers have no limit)"
+                );
+                return Err(SpecError::Range { token: "CNN", expected, given }.into());
+            }
+            metadata.insert(cnn::NETWORKS_KEY.to_owned(), " ".repeat(cnn::NETWORKS_ROOM));
         }
         let mut image = ImageBuilder::new(metadata, contents.declare(arrangement.sizes()))?;
         let mut parts = image.parts();
@@ -309,11 +321,18 @@ impl<'a> IndexBuilder<'a> {
         }
         if let Some(partition) = &partition {
             Router::write(&partition.centroids, self.metric, &mut parts);
-            if let Some((weights, _)) = &partition.router {
-                Router::write_weights(weights, &mut parts);
+            if let Some(router) = &partition.router {
+                Router::write_trained(&router.weights, router.network.as_ref(), &mut parts);
             }
         }
-        if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
+        let mut trained = None;
+        if let Some(shape) = CnnShape::of(&spec, d) {
+            // The grammar asks for lists before networks.
+            if let Some(partition) = partition {
+                trained =
+                    self.classify(shape, (&base, queries.as_ref()), &arrangement, &partition, &mut parts);
+            }
+        } else if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
             // The grammar asks for lists before regressions.
             if let Some(partition) = partition {
                 self.regress(shape, &arrangement, &partition, &mut parts);
@@ -341,6 +360,9 @@ impl<'a> IndexBuilder<'a> {
             self.go_on()?;
             let rows = arrangement.by_point();
             self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, rows, |row, out| base.read(row, out));
+        }
+        if let Some(trained) = trained {
+            image.describe(cnn::NETWORKS_KEY, trained);
         }
         self.go_on()?;
         Ok(Index::from_image(image.finish()?)?)
@@ -388,7 +410,7 @@ impl<'a> IndexBuilder<'a> {
             let unfit = |(argument, expected, got)| BuildError::Training { argument, expected, got };
             training.validate().map_err(unfit)?;
         }
-        if cfg!(not(feature = "neural")) && matches!(spec.transform, Some(TransformSpec::Cnt { .. })) {
+        if cfg!(not(feature = "neural")) && spec.has_networks() {
             return Err(BuildError::NoNeural);
         }
         let n_positions = n.saturating_mul(spec.n_copies());
@@ -482,12 +504,12 @@ impl<'a> IndexBuilder<'a> {
         let centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
             self.report("partition", step as u64, total)
         });
-        let regress = matches!(spec.scorer, ScorerSpec::Rrr { .. });
+        let trains_lists = matches!(spec.scorer, ScorerSpec::Rrr { .. } | ScorerSpec::Cnn { .. });
         // Points are their own training queries unless others are given.
         let mut nearest = Vec::new();
-        let top = rrr::train::TRAIN_LISTS.min(n_lists);
-        let is_learned = ivf.router == RouterSpec::Linear;
-        if regress && queries.is_none() && !is_learned {
+        let top = grouped::TRAIN_LISTS.min(n_lists);
+        let is_learned = ivf.router.is_trained();
+        if trains_lists && queries.is_none() && !is_learned {
             nearest = centroids.nearest(&points, top);
         }
         let first: Vec<u32> = if nearest.is_empty() || ivf.threshold.is_some() {
@@ -510,19 +532,27 @@ impl<'a> IndexBuilder<'a> {
             }
             _ => first,
         };
-        let visitors = queries.filter(|_| regress || is_learned).map(|queries| queries.reduced(transform));
+        let visitors =
+            queries.filter(|_| trains_lists || is_learned).map(|queries| queries.reduced(transform));
         let router = is_learned.then(|| {
             self.report("neighbours", 0, 1);
             let mut rng = generator(self.seed, "routing");
-            let asked = Asked::new(self.metric, &centroids, &points, visitors.as_deref(), &mut rng);
+            let request = router::train::Request {
+                metric: self.metric,
+                centroids: &centroids,
+                points: base,
+                queries: queries.map(|queries| queries as &dyn ReadRows),
+                reduced: visitors.as_deref().unwrap_or(&points),
+            };
+            let asked = Asked::new(&request, ivf.router.target(), &mut rng);
             self.report("neighbours", 1, 1);
-            let report = |done, total| self.report("routing", done, total);
-            asked.train(&centroids, &lists, spec.n_copies(), report, &mut rng)
+            let report = |stage, done, total| self.report(stage, done, total);
+            asked.train(&centroids, &lists, spec.n_copies(), ivf.router.width(), report, &mut rng)
         });
         let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
         drop(lists);
         // Rows of vectors as they are are read again.
-        let keeps = transform.is_some() || regress || matches!(spec.scorer, ScorerSpec::Pq { .. });
+        let keeps = transform.is_some() || trains_lists || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
             points: if keeps { points } else { Vec::new() },
@@ -530,10 +560,10 @@ impl<'a> IndexBuilder<'a> {
             visitors: None,
             visits: (Vec::new(), Vec::new()),
         };
-        if regress {
+        if trains_lists {
             if nearest.is_empty() {
                 let ranked_by =
-                    partition.router.as_ref().map_or(&partition.centroids, |(weights, _)| weights);
+                    partition.router.as_ref().map_or(&partition.centroids, |router| &router.weights);
                 nearest = ranked_by.nearest(visitors.as_deref().unwrap_or(&partition.points), top);
             }
             partition.visitors = visitors;
@@ -557,18 +587,55 @@ impl<'a> IndexBuilder<'a> {
         let total = arrangement.offsets.len() as u64 - 1;
         let done = AtomicU64::new(0);
         self.report("regressions", 0, total);
-        let points = rrr::train::Grouped {
-            vectors: &lists.points,
-            members: rrr::train::Members { offsets: &arrangement.offsets, rows: &arrangement.rows },
-        };
-        let queries = rrr::train::Grouped {
-            vectors: lists.visitors.as_deref().unwrap_or(&lists.points),
-            members: rrr::train::Members { offsets: &lists.visits.0, rows: &lists.visits.1 },
-        };
+        let [points, queries] = lists.grouped(arrangement);
         let mut rng = generator(self.seed, "regressions");
         rrr::train::write(shape, self.metric, &points, &queries, &mut rng, parts, || {
             self.report("regressions", done.fetch_add(1, Ordering::Relaxed) + 1, total)
         });
+    }
+
+    /// Trains a network for each list; returns how that went.
+    #[cfg(not(feature = "neural"))]
+    fn classify<V: Vectors, Q: Vectors + ?Sized>(
+        &self,
+        _: CnnShape,
+        _: (&Source<'_, V>, Option<&Source<'_, Q>>),
+        _: &Arrangement,
+        _: &Partition,
+        _: &mut BTreeMap<&'static str, &mut [u8]>,
+    ) -> Option<String> {
+        // Refused when the specification was checked.
+        None
+    }
+
+    /// Trains a network for each list; returns how that went.
+    #[cfg(feature = "neural")]
+    fn classify<V: Vectors, Q: Vectors + ?Sized>(
+        &self,
+        shape: CnnShape,
+        (base, queries): (&Source<'_, V>, Option<&Source<'_, Q>>),
+        arrangement: &Arrangement,
+        lists: &Partition,
+        parts: &mut BTreeMap<&'static str, &mut [u8]>,
+    ) -> Option<String> {
+        let total = arrangement.offsets.len() as u64 - 1;
+        let done = AtomicU64::new(0);
+        self.report("networks", 0, total);
+        let [points, asked] = lists.grouped(arrangement);
+        let input = cnn::train::Input {
+            metric: self.metric,
+            seed: self.seed,
+            centroids: &lists.centroids.values,
+            points,
+            queries: asked,
+            given_points: base,
+            given_queries: queries.map_or(base as &dyn ReadRows, |queries| queries),
+            are_points: queries.is_none(),
+        };
+        let outcome = cnn::train::write(shape, &input, parts, || {
+            self.report("networks", done.fetch_add(1, Ordering::Relaxed) + 1, total)
+        });
+        Some(outcome.to_string())
     }
 
     /// Trains the codebooks and writes the codes.
@@ -629,12 +696,29 @@ impl<'a> IndexBuilder<'a> {
 /// Lists and what scorers are trained on.
 struct Partition {
     centroids: kmeans::Centroids,
-    /// A trained router, and how it was trained.
-    router: Option<(kmeans::Centroids, router::train::Outcome)>,
+    /// A trained router.
+    router: Option<router::train::Trained>,
     /// Reduced points, `[n, s]`.
     points: Vec<f32>,
     /// Reduced training queries, where they are not the points.
     visitors: Option<Vec<f32>>,
     /// Training queries by list: offsets and rows.
     visits: (Vec<usize>, Vec<u32>),
+}
+
+impl Partition {
+    /// Points and training queries by list.
+    fn grouped<'a>(&'a self, arrangement: &'a Arrangement) -> [grouped::Grouped<'a>; 2] {
+        use grouped::{Grouped, Members};
+        [
+            Grouped {
+                vectors: &self.points,
+                members: Members { offsets: &arrangement.offsets, rows: &arrangement.rows },
+            },
+            Grouped {
+                vectors: self.visitors.as_deref().unwrap_or(&self.points),
+                members: Members { offsets: &self.visits.0, rows: &self.visits.1 },
+            },
+        ]
+    }
 }

@@ -13,17 +13,15 @@ use crate::{
     index::Index,
     lists::ListSizes,
     metric::Metric,
+    network::conv,
     search::{Memory, SearchParams},
-    spec::{IndexSpec, RouterSpec, ScorerSpec},
+    spec::{IndexSpec, ScorerSpec},
     stage::{
         router,
-        scorer::{
-            pq,
-            rrr::{self, RrrShape},
-        },
+        scorer::{cnn::CnnShape, pq, rrr::RrrShape},
         transform::{self, train::SAMPLE},
     },
-    train::{generator, inrp::Training, kmeans, sample, sample_size},
+    train::{generator, grouped, inrp::Training, kmeans, sample, sample_size},
     vectors::{Rows, Vectors},
 };
 
@@ -157,7 +155,8 @@ impl IndexBuilder<'_> {
                 sizes = index.list_sizes();
             }
             for StageTime { stage, seconds } in times {
-                let finds_lists = matches!(stage, "partition" | "copies" | "neighbours" | "routing");
+                let finds_lists =
+                    matches!(stage, "partition" | "copies" | "neighbours" | "routing" | "network");
                 let seconds = seconds * all.of(stage, &spec) / load.of(stage, &spec);
                 let seconds = if finds_lists == is_crowded { seconds } else { f64::INFINITY };
                 match stages.iter_mut().find(|best| best.stage == stage) {
@@ -233,9 +232,12 @@ impl Load {
                 FLOAT * reduced + (met + n.max(t)) * (l + MEETING) * s
             }
             "copies" => n * (l + SPILLING) * s,
-            "neighbours" => t.min(router::train::QUERIES as f64) * n * s,
+            "neighbours" => t.min(router::train::QUERIES as f64) * n * d,
             // As many times over as it takes, which a sample tells.
             "routing" => t.min(router::train::QUERIES as f64) * l * s,
+            "network" => t.min(router::train::QUERIES as f64),
+            // Each query trains the networks of some lists.
+            "networks" => t * l.min(grouped::TRAIN_LISTS as f64),
             // A list's second moments and their decomposition, then the products with its points.
             "regressions" => l * 14.0 * s * s * s + n * spec.n_copies() as f64 * 2.0 * s * s,
             "codebooks" => match spec.scorer {
@@ -282,7 +284,7 @@ impl Bytes {
             let named = decls.iter().filter(|decl| names.iter().any(|name| decl.name().starts_with(name)));
             named.map(TensorDecl::n_bytes).sum()
         };
-        Self { scorer: of(&["rrr.", "pq.codes", "rows."]), refine: of(&["refine."]), all: of(&[""]) }
+        Self { scorer: of(&["rrr.", "pq.codes", "cnn.", "rows."]), refine: of(&["refine."]), all: of(&[""]) }
     }
 
     /// What a build holds at its peak, beside the vectors.
@@ -290,7 +292,8 @@ impl Bytes {
         let Load { n, t, n_lists, d, s, .. } = *load;
         let spec = &contents.spec;
         let positions = contents.sizes().n_positions();
-        let is_regressed = matches!(spec.scorer, ScorerSpec::Rrr { .. });
+        let is_classified = CnnShape::of(spec, d).is_some();
+        let is_regressed = matches!(spec.scorer, ScorerSpec::Rrr { .. }) || is_classified;
         let has_codes = matches!(spec.scorer, ScorerSpec::Pq { .. });
         let reduces = spec.transform.is_some() || has_codes || is_regressed;
         let threads = rayon::current_num_threads();
@@ -318,18 +321,23 @@ impl Bytes {
         let points = 4 * n * s;
         let arrangement = 4 * positions + if positions > n { 4 * n } else { 0 } + 16 * n_lists;
         // The nearest lists of each training query, and the queries of each list.
-        let near = if is_regressed { 4 * t * rrr::train::TRAIN_LISTS.min(n_lists) } else { 0 };
-        let is_learned = spec.ivf.is_some_and(|ivf| ivf.router == RouterSpec::Linear);
+        let near = if is_regressed { 4 * t * grouped::TRAIN_LISTS.min(n_lists) } else { 0 };
+        let is_learned = spec.ivf.is_some_and(|ivf| ivf.router.is_trained());
         let visitors = if has_queries && (is_regressed || is_learned) { 4 * t * s } else { 0 };
         // Points in int8, queries, their neighbours and the lists of these; weights, the best ones and AdamW's moments.
+        let network = spec.ivf.and_then(|ivf| ivf.router.width());
+        let network = network.map_or(0, |width| {
+            conv::Shape { s, width, channels: 1 }.training_bytes(router::train::SCHEDULE.batch)
+        });
         let routing = if is_learned {
             let asked = t.min(router::train::QUERIES);
             let lists = 4 * router::train::NEIGHBOURS * (1 + spec.n_copies());
-            n * (s + 6) + asked * (4 * s + lists) + 6 * 4 * n_lists * s
+            n * (d + 6) + asked * (4 * (s + d) + lists) + 6 * 4 * n_lists * s + network
         } else {
             0
         };
         let centroids = 6 * n_lists * s;
+        let classified = CnnShape::of(spec, d).map_or(0, |shape| threads * shape.training_bytes());
         let partition = match spec.ivf {
             Some(_) => points + visitors + arrangement + 4 * n + (2 * near).max(routing) + centroids,
             None => 0,
@@ -350,7 +358,7 @@ impl Bytes {
         let fitted = RrrShape::of(spec, d, contents.metric).map_or(0, |shape| {
             4 * (5 * s + 2 * shape.rank) * (largest.first().copied().unwrap_or_default() + others / 2)
         });
-        let scorer = held + arrangement + trained + fitted + self.all - self.refine;
+        let scorer = held + arrangement + trained + fitted + classified + self.all - self.refine;
         let rows = arrangement + self.all;
         // Of what is freed in small pieces allocators keep some for later, where only part of it is of use.
         let small = |n_bytes: usize| if n_bytes < KEPT_MAX { n_bytes } else { 0 };

@@ -63,7 +63,7 @@ impl Layout {
             ));
             end += n_bytes;
         }
-        let header_len = header(metadata, &tensors, |_| checksum(&[])).len();
+        let header_len = header(metadata, &tensors, |_| checksum(&[]), 0).len();
         for (_, place) in &mut tensors {
             place.bytes = place.bytes.start + header_len..place.bytes.end + header_len;
         }
@@ -94,6 +94,15 @@ impl ImageBuilder {
         Ok(Self { bytes: anonymous(len)?, header_len, metadata, tensors })
     }
 
+    /// Gives an entry of the metadata its value, which takes no more room than what it was reserved with.
+    pub fn describe(&mut self, key: &str, value: String) {
+        debug_assert!(
+            self.metadata.get(key).is_some_and(|reserved| value.len() <= reserved.len()),
+            "{value}"
+        );
+        self.metadata.insert(key.to_owned(), value);
+    }
+
     /// All tensors' bytes at once, by name.
     pub fn parts(&mut self) -> BTreeMap<&'static str, &mut [u8]> {
         let mut rest = &mut self.bytes[self.header_len..];
@@ -122,7 +131,7 @@ impl ImageBuilder {
                 (*name, TensorPlace { bytes, ..place.clone() })
             })
             .collect();
-        let header = header(&self.metadata, &relative, |name| sums[name].clone());
+        let header = header(&self.metadata, &relative, |name| sums[name].clone(), self.header_len);
         self.bytes[..self.header_len].copy_from_slice(&header);
         let mut metadata = self.metadata;
         metadata.extend(sums.iter().map(|(name, sum)| (checksum_key(name), (*sum).clone())));
@@ -150,15 +159,17 @@ impl Image {
                 (name.as_str(), TensorPlace { bytes, ..place.clone() })
             })
             .collect();
-        header(&metadata, &tensors, |name| metadata.get(&checksum_key(name)).cloned().unwrap_or_default())
+        let sum = |name: &str| metadata.get(&checksum_key(name)).cloned().unwrap_or_default();
+        header(&metadata, &tensors, sum, 0)
     }
 }
 
-/// The header, length word included; tensor places are relative to its end.
+/// The header, length word included, of `at_least` so many bytes; tensor places are relative to its end.
 fn header(
     metadata: &BTreeMap<String, String>,
     tensors: &[(&str, TensorPlace)],
     sum: impl Fn(&str) -> String,
+    at_least: usize,
 ) -> Vec<u8> {
     let mut entries: BTreeMap<&str, Value> = tensors
         .iter()
@@ -171,7 +182,7 @@ fn header(
     all.extend(tensors.iter().map(|(name, _)| (checksum_key(name), sum(name))));
     entries.insert("__metadata__", json!(all));
     let mut text = json!(entries).to_string().into_bytes();
-    text.resize((text.len() + 8).next_multiple_of(ALIGN) - 8, b' ');
+    text.resize((text.len() + 8).next_multiple_of(ALIGN).max(at_least) - 8, b' ');
     let mut out = (text.len() as u64).to_le_bytes().to_vec();
     out.extend(text);
     out

@@ -9,6 +9,9 @@
 //! | `transform_token` | 64 values of compression tokens | `stage/transform/cnt/cpu.rs` |
 //! | `transform_attend` | a head of a token | `stage/transform/cnt/cpu.rs` |
 //! | `transform_rescale` | a reduced query | `stage/transform/cpu.rs` |
+//! | `network_first` | a channel of two positions | `network/conv/cpu.rs` |
+//! | `network_convolve` | a tile of positions × 64 channels | `network/conv/cpu.rs` |
+//! | `network_dense` | 16 outputs of a slot | `network/conv/cpu.rs` |
 //! | `quantise` | 8 rows | `BlockQuery::quantise_reference` |
 //! | `router_score` | 8 queries × 64 lists | `stage/router/cpu.rs` |
 //! | `router_base` | 64 pairs of a query and a list | `stage/router/cpu.rs` |
@@ -17,7 +20,7 @@
 //! | `candidates_points`, `candidates_merge` | a candidate: copies of a point to one | `topk.rs` |
 //! | `pairs_count`, `pairs_scan`, `pairs_scatter` | (query, list) pairs by list | counted on the host in tests |
 //! | `scorer_rrr_project` | 8 pairs of a list × the columns of A | `stage/scorer/rrr/cpu.rs` |
-//! | `scorer_rrr_score` | 8 pairs of a list × 256 points | `stage/scorer/rrr/cpu.rs` |
+//! | `scorer_run_score` | 8 pairs of a list × 256 points | `stage/scorer/rrr/cpu.rs`, `stage/scorer/cnn/cpu.rs` |
 //! | `scorer_pq_tables` | a query | `stage/scorer/pq/mod.rs` |
 //! | `scorer_pq_score` | 8 pairs of a list × 256 points | `stage/scorer/pq/cpu.rs` |
 //! | `scorer_rows_score` | 8 pairs of a list × 256 points | `stage/scorer/rows.rs` |
@@ -82,6 +85,23 @@ pub(crate) enum Plan {
     ClusterMajor,
 }
 
+/// What the slots are that networks work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Slots {
+    /// Queries.
+    Rows,
+    /// Pairs of a query and a list, in the order of a plan.
+    Pairs(Plan),
+}
+
+/// A layer of a convolutional network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NetworkLayer {
+    First,
+    Convolve,
+    Dense,
+}
+
 /// How stored rows are read: type, and whether four values can be read at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RowKind {
@@ -130,6 +150,7 @@ pub(crate) enum Kernel {
     Token,
     Attend,
     Rescale,
+    Network(NetworkLayer, Slots),
     Quantise,
     Router,
     Base,
@@ -141,7 +162,7 @@ pub(crate) enum Kernel {
     PairsScan,
     PairsScatter,
     RrrProject(Bits, Plan),
-    RrrScore(Bits, Plan),
+    RunScore(Bits, Plan),
     PqTables,
     PqScore(Bits, Plan),
     RowsScore(RowKind, Plan),
@@ -205,13 +226,17 @@ impl Kernel {
             for bits in [Bits::B8, Bits::B4] {
                 all.extend([
                     Self::RrrProject(bits, plan),
-                    Self::RrrScore(bits, plan),
+                    Self::RunScore(bits, plan),
                     Self::PqScore(bits, plan),
                 ]);
             }
             all.extend(kinds.clone().map(|kind| Self::RowsScore(kind, plan)));
         }
         all.extend(kinds.map(Self::Rerank));
+        for slots in [Slots::Rows, Slots::Pairs(Plan::QueryMajor), Slots::Pairs(Plan::ClusterMajor)] {
+            let layers = [NetworkLayer::First, NetworkLayer::Convolve, NetworkLayer::Dense];
+            all.extend(layers.map(|layer| Self::Network(layer, slots)));
+        }
         all
     }
 
@@ -225,6 +250,9 @@ impl Kernel {
             Self::Token => "transform_token",
             Self::Attend => "transform_attend",
             Self::Rescale => "transform_rescale",
+            Self::Network(NetworkLayer::First, _) => "network_first",
+            Self::Network(NetworkLayer::Convolve, _) => "network_convolve",
+            Self::Network(NetworkLayer::Dense, _) => "network_dense",
             Self::Quantise => "quantise",
             Self::Router => "router_score",
             Self::Base => "router_base",
@@ -236,7 +264,7 @@ impl Kernel {
             Self::PairsScan => "pairs_scan",
             Self::PairsScatter => "pairs_scatter",
             Self::RrrProject(..) => "scorer_rrr_project",
-            Self::RrrScore(..) => "scorer_rrr_score",
+            Self::RunScore(..) => "scorer_run_score",
             Self::PqTables => "scorer_pq_tables",
             Self::PqScore(..) => "scorer_pq_score",
             Self::RowsScore(..) => "scorer_rows_score",
@@ -256,6 +284,10 @@ impl Kernel {
             Self::Layer => &[Read, Read, Read, Write],
             Self::Token | Self::Rescale => &[Read, Write],
             Self::Attend => &[Read, Read, Write],
+            Self::Network(NetworkLayer::First | NetworkLayer::Convolve, _) => {
+                &[Read, Read, Read, Read, Read, Write]
+            }
+            Self::Network(NetworkLayer::Dense, _) => &[Read, Read, Read, Read, Read, Read, Write],
             Self::Quantise => &[Read, Write, Write],
             Self::Router => &[Read, Read, Read, Read, Write, Write],
             Self::Base => &[Read, Read, Read, Write],
@@ -268,7 +300,7 @@ impl Kernel {
             Self::PairsScatter => &[Read, Read, Read, Write],
             Self::RrrProject(..) => &[Read, Read, Read, Read, Read, Read, Read, Write],
             Self::PqTables => &[Read, Read, Write, Write, Write],
-            Self::RrrScore(..) | Self::PqScore(..) | Self::RowsScore(..) => {
+            Self::RunScore(..) | Self::PqScore(..) | Self::RowsScore(..) => {
                 &[Read, Read, Read, Read, Read, Read, Write, Write]
             }
             Self::Rerank(_) => &[Read, Read, Read, Read, Write],
@@ -290,6 +322,14 @@ impl Kernel {
             Self::Token => parts.extend([HSWISH, part!("transform_token")]),
             Self::Attend => parts.push(part!("transform_attend")),
             Self::Rescale => parts.push(part!("transform_rescale")),
+            Self::Network(layer, slots) => {
+                parts.extend([weights, slots_of(slots)]);
+                match layer {
+                    NetworkLayer::First => parts.push(part!("network_first")),
+                    NetworkLayer::Convolve => parts.extend([TILE, part!("network_convolve")]),
+                    NetworkLayer::Dense => parts.push(part!("network_dense")),
+                }
+            }
             Self::ProjectInt8 => parts.extend([codes(Bits::B8), BLOCKS, part!("transform_project_x8")]),
             Self::Quantise => parts.push(part!("quantise")),
             Self::Router => parts.extend([ORDER, codes(Bits::B8), BLOCKS, part!("router_score")]),
@@ -310,11 +350,12 @@ impl Kernel {
             Self::PairsScan => parts.extend([sums, SPAN, part!("pairs_scan")]),
             Self::PairsScatter => parts.push(part!("pairs_scatter")),
             Self::RrrProject(bits, plan) => {
-                parts.extend([SPAN, work(plan), codes(bits), BLOCKS, part!("scorer_rrr_project")]);
+                parts.extend(work(plan));
+                parts.extend([codes(bits), BLOCKS, part!("scorer_rrr_project")]);
             }
-            Self::RrrScore(bits, plan) => {
-                parts.extend([ORDER, SPAN, work(plan), codes(bits), BLOCKS, SURVIVORS]);
-                parts.push(part!("scorer_rrr_score"));
+            Self::RunScore(bits, plan) => {
+                parts.extend(work(plan));
+                parts.extend([ORDER, codes(bits), BLOCKS, SURVIVORS, part!("scorer_run_score")]);
             }
             Self::PqTables => parts.extend([ORDER, part!("scorer_pq_tables")]),
             Self::PqScore(bits, plan) => {
@@ -322,10 +363,12 @@ impl Kernel {
                     Bits::B4 => part!("shared/words_x4"),
                     Bits::B8 => part!("shared/words_x8"),
                 };
-                parts.extend([ORDER, SPAN, work(plan), words, SURVIVORS, part!("scorer_pq_score")]);
+                parts.extend(work(plan));
+                parts.extend([ORDER, words, SURVIVORS, part!("scorer_pq_score")]);
             }
             Self::RowsScore(kind, plan) => {
-                parts.extend([ORDER, SPAN, work(plan), SURVIVORS]);
+                parts.extend(work(plan));
+                parts.extend([ORDER, SURVIVORS]);
                 parts.extend(rows(kind, has_f16));
                 parts.push(part!("scorer_rows_score"));
             }
@@ -349,7 +392,7 @@ impl Kernel {
                 | Self::Router
                 | Self::Base
                 | Self::RrrProject(..)
-                | Self::RrrScore(..)
+                | Self::RunScore(..)
                 | Self::Probe(Probe::Dot4)
         )
     }
@@ -383,11 +426,21 @@ fn tied(tie: Tie) -> Part {
     }
 }
 
-fn work(plan: Plan) -> Part {
-    match plan {
+fn slots_of(slots: Slots) -> Part {
+    match slots {
+        Slots::Rows => part!("shared/slots_rows"),
+        Slots::Pairs(Plan::QueryMajor) => part!("shared/slots_pairs"),
+        Slots::Pairs(Plan::ClusterMajor) => part!("shared/slots_lists"),
+    }
+}
+
+/// What a workgroup works on, of which slots.
+fn work(plan: Plan) -> [Part; 3] {
+    let work = match plan {
         Plan::QueryMajor => part!("shared/work_pairs"),
         Plan::ClusterMajor => part!("shared/work_lists"),
-    }
+    };
+    [SPAN, slots_of(Slots::Pairs(plan)), work]
 }
 
 fn rows(kind: RowKind, has_f16: bool) -> Vec<Part> {
@@ -414,15 +467,15 @@ fn rows(kind: RowKind, has_f16: bool) -> Vec<Part> {
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
+        let variable: &[&str] = match self {
+            Self::Network(..) => &["slots"],
+            _ => &["rows", "values", "metric", "codes", "words", "work", "tie", "sort"],
+        };
         let variant: Vec<&str> = self
             .parts(Tier::SubgroupsF16)
             .iter()
             .filter_map(|part| part.name.strip_prefix("shared/"))
-            .filter(|name| {
-                ["rows", "values", "metric", "codes", "words", "work", "tie", "sort"]
-                    .iter()
-                    .any(|p| name.starts_with(p))
-            })
+            .filter(|name| variable.iter().any(|p| name.starts_with(p)))
             .collect();
         if variant.is_empty() { Ok(()) } else { write!(f, "[{}]", variant.join(",")) }
     }

@@ -53,6 +53,15 @@ gpu_structs! {
         grid_width: u32, n_rows: u32, each: u32, n_tokens: u32,
         n_heads: u32, key: u32, s: u32, factor: f32,
     }
+    /// `network_first`, `network_convolve`, `network_dense`: a layer of convolutional networks, on one page.
+    NetworkParams {
+        grid_width: u32, n_slots: u32, n_lists: u32, n_probe: u32,
+        n_probes: u32, probe_from: u32, list_from: u32, list_to: u32,
+        network_weights: u32, network_biases: u32, weights_at: u32, biases_at: u32,
+        scales_at: u32, centre_at: u32, s: u32, query_stride: u32,
+        channels: u32, positions: u32, depth: u32, width: u32,
+        slot_tiles: u32, column_tiles: u32, most: f32, pad: u32,
+    }
     /// `transform_rescale`.
     RescaleParams {
         grid_width: u32, n_rows: u32, d: u32, s: u32,

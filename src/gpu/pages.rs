@@ -25,7 +25,9 @@ pub(crate) struct ListPage {
     /// Positions in its lists.
     pub positions: Range<usize>,
     pub id: PageId,
+    /// Its lists, from the first on and before the second.
     pub list_from: usize,
+    pub list_to: usize,
     /// Where its first run begins in the tensor, in cache lines.
     pub run_from: usize,
 }
@@ -96,6 +98,7 @@ impl Pages {
                 positions: lists.range(from).start..lists.range(to - 1).end,
                 id: self.add(label, bytes.part(starts[from]..starts[to])),
                 list_from: from,
+                list_to: to,
                 run_from: starts[from] / ALIGN,
             });
             from = to;

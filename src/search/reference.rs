@@ -8,7 +8,7 @@ use crate::{
     index::Model,
     stage::{
         rerank, router,
-        scorer::{Scorer, pq, rrr},
+        scorer::{Scorer, cnn, pq, rrr},
         transform,
     },
     topk::compare,
@@ -33,7 +33,7 @@ pub(super) fn search<V: Vectors>(
             BlockQuery::quantise_reference(reduced[0], &reduced[1..], reduced.len().next_multiple_of(8));
         let lists = match &model.router {
             Some(router) => {
-                let all = router::reference::route(router, &blocks, model.lists.len());
+                let all = router::reference::route(router, &reduced, &blocks, model.lists.len());
                 let filled = all.into_iter().filter(|&(list, _)| !model.lists.range(list).is_empty());
                 filled.take(request.effort.n_probe).collect()
             }
@@ -53,6 +53,7 @@ pub(super) fn search<V: Vectors>(
                     tables.unwrap_or_default()
                 }
                 Scorer::Rrr(rrr) => rrr::reference::scores(rrr, list, range.len(), &reduced, &blocks),
+                Scorer::Cnn(cnn) => cnn::reference::scores(cnn, list, range.len(), &reduced),
                 Scorer::Rows(rows) => {
                     range.clone().map(|p| rows.score_reference(model.metric, &reduced, p)).collect()
                 }

@@ -17,9 +17,13 @@
 //!             lambda=<λ>                   weight of SOAR's penalty, 1 unless given
 //!             T=<t>                        centroids by the score-aware loss of threshold t
 //!             router=linear                lists are chosen by weights trained on true neighbours, not by centroids
+//!             router=cnn                   a convolutional network stands before these weights
+//!             labels                       of router=cnn: trained on the lists that queries fall into, as in the paper
+//!             width=<w>                    of router=cnn: channels of its layers, w, w and 2w: 128 or fewer
 //! Scorer      RRR<rank>[x<bits>[x<bits>]]  reduced-rank regression; bits of A, bits of B: 8 or 4
 //!             PQ<M>x<bits>                 product quantisation: M subspaces, codes of 4 or 8 bits
 //!             APQ<M>x<bits>[(T=<t>)]       the same, trained by the score-aware loss; t is 0.2 unless given
+//!             CNN[(width=<w>)]             a byte a dimension behind a convolutional network for each list
 //!             SQ8                          one byte a dimension
 //!             Flat                         full vectors
 //! Refine      Refine(f32|f16|sq8)          exact scores of the best candidates on stored rows
@@ -155,6 +159,49 @@ pub enum RouterSpec {
     Centroids,
     /// Weights and a bias a list, trained from the centroids on the true neighbours of training queries; as quick as centroids.
     Linear,
+    /// The same behind a convolutional network that moves the query.
+    Cnn {
+        /// Channels of its layers: `width`, `width` and twice as many. The paper has 128.
+        width: u16,
+        /// What it is trained on.
+        target: RouterTarget,
+    },
+}
+
+/// What a convolutional router learns to find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RouterTarget {
+    /// The lists that hold a query's true neighbours.
+    #[default]
+    Neighbours,
+    /// The list that a query falls into, by the nearest centroid: the paper's labels.
+    Labels,
+}
+
+impl RouterSpec {
+    /// Whether lists are chosen by something trained in the centroids' place.
+    #[must_use]
+    pub fn is_trained(self) -> bool {
+        self != Self::Centroids
+    }
+
+    /// What it is trained to find, if it is trained.
+    #[must_use]
+    pub fn target(self) -> RouterTarget {
+        match self {
+            Self::Cnn { target, .. } => target,
+            Self::Centroids | Self::Linear => RouterTarget::Neighbours,
+        }
+    }
+
+    /// Channels of its network, if it has one.
+    #[must_use]
+    pub fn width(self) -> Option<usize> {
+        match self {
+            Self::Cnn { width, .. } => Some(width.into()),
+            Self::Centroids | Self::Linear => None,
+        }
+    }
 }
 
 /// Copies of each point in lists beside its nearest (SOAR).
@@ -200,6 +247,12 @@ pub enum ScorerSpec {
         /// Threshold T of the score-aware loss (`APQ`); `None` is the squared error (`PQ`).
         threshold: Option<Milli>,
     },
+    /// A convolutional network for each list, trained to tell which of its points is nearest; for small sets. Points are stored as they
+    /// are then scored, in a byte a dimension.
+    Cnn {
+        /// Channels of its layers: `width`, `width` and twice as many. The paper has 128.
+        width: u16,
+    },
     /// One byte a dimension between the smallest and the largest value seen.
     Sq8,
     /// Vectors as they are, in f32.
@@ -239,6 +292,14 @@ pub const DIM_MAX: usize = 1 << 16;
 pub const SPILL_MAX: usize = 7;
 /// Most tokens, heads and stages of a compression network, and its widest perceptron.
 pub const CNT_MAX: CntSizes = CntSizes { tokens: 64, heads: 16, stages: 8, expansion: 4 };
+/// Channels of a convolutional network's first layers: the paper's, and the most there may be.
+pub const WIDTH: u16 = 128;
+/// Most dimensions that convolutional networks see: their last layer has `width·s²` weights, at most 64 MiB.
+pub const CNN_DIM_MAX: usize = 512;
+/// Most weights that the networks of all lists may have together: 4 GiB.
+pub const CNN_WEIGHTS_MAX: usize = 1 << 31;
+/// Most points in a list of a `CNN` scorer: training scores all of them for each query of a batch.
+pub const CNN_POINTS_MAX: usize = 1 << 15;
 /// Threshold T of `APQ` unless given, as in ScaNN's experiments.
 const THRESHOLD: Milli = Milli(200);
 /// Weight of SOAR's penalty unless given.
@@ -355,12 +416,19 @@ impl IndexSpec {
         self.transform.and_then(TransformSpec::dims).unwrap_or(d)
     }
 
+    /// Whether anything in it is a network that only builds with the feature `neural` train.
+    pub(crate) fn has_networks(&self) -> bool {
+        matches!(self.transform, Some(TransformSpec::Cnt { .. }))
+            || matches!(self.scorer, ScorerSpec::Cnn { .. })
+            || self.ivf.is_some_and(|ivf| ivf.router.width().is_some())
+    }
+
     /// How the scorer stores vectors, if that is what it scores.
     pub(crate) fn scorer_rows(&self) -> Option<RowDtype> {
         match self.scorer {
             ScorerSpec::Sq8 => Some(RowDtype::Sq8),
             ScorerSpec::Flat => Some(RowDtype::F32),
-            ScorerSpec::Rrr { .. } | ScorerSpec::Pq { .. } => None,
+            ScorerSpec::Rrr { .. } | ScorerSpec::Pq { .. } | ScorerSpec::Cnn { .. } => None,
         }
     }
 
@@ -424,6 +492,7 @@ impl IndexSpec {
                 *copies = Some(c);
             }
         }
+        spec.check_networks(s)?;
         if let ScorerSpec::Pq { m, threshold, .. } = spec.scorer
             && m > s
         {
@@ -449,6 +518,33 @@ impl IndexSpec {
             *rank = Some(r);
         }
         Ok(spec)
+    }
+}
+
+impl IndexSpec {
+    /// Checks what convolutional networks make of `s` dimensions.
+    fn check_networks(&self, s: usize) -> Result<(), SpecError> {
+        let routed = self.ivf.and_then(|ivf| ivf.router.width());
+        let (token, width) = match (routed, self.scorer) {
+            (_, ScorerSpec::Cnn { width }) => ("CNN", width.into()),
+            (Some(width), _) => ("router=cnn", width),
+            _ => return Ok(()),
+        };
+        if s > CNN_DIM_MAX {
+            let expected =
+                format!("at most {CNN_DIM_MAX} scored dimensions (a transform ahead reduces them)");
+            return Err(SpecError::Range { token, expected, given: s });
+        }
+        let n_lists = self.ivf.and_then(|ivf| ivf.n_lists).unwrap_or(1);
+        let weights = 6 * width + 9 * width * width + width * s * s.next_multiple_of(2);
+        let most = CNN_WEIGHTS_MAX / weights.max(1);
+        if token == "CNN" && n_lists > most {
+            let expected = format!(
+                "at most {most} lists, each with a network of its own (fewer dimensions or a smaller width allow more)"
+            );
+            return Err(SpecError::Range { token, expected, given: n_lists });
+        }
+        Ok(())
     }
 }
 

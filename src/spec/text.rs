@@ -4,13 +4,13 @@ use std::{fmt, str::FromStr};
 
 use super::{
     AxesDtype, Bits, CNT_MAX, CntSizes, DIM_MAX, IndexSpec, IvfSpec, LAMBDA, LinearMap, Milli, N_LISTS_MAX,
-    RANK_MAX, RANK_STEP, RouterSpec, RowDtype, SPILL_MAX, ScorerSpec, SpecError, SpillSpec, THRESHOLD,
-    TransformSpec,
+    RANK_MAX, RANK_STEP, RouterSpec, RouterTarget, RowDtype, SPILL_MAX, ScorerSpec, SpecError, SpillSpec,
+    THRESHOLD, TransformSpec, WIDTH,
 };
 
-const STAGES: &str = "PCA<s>, LIN<s>, SRP<s> (each also x8), CNT<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8, Flat, \
+const STAGES: &str = "PCA<s>, LIN<s>, SRP<s> (each also x8), CNT<s>, IVF<n_lists>, RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, CNN, SQ8, Flat, \
      Refine(f32|f16|sq8)";
-const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, SQ8 or Flat";
+const SCORERS: &str = "RRR<rank>, PQ<M>x<bits>, APQ<M>x<bits>, CNN, SQ8 or Flat";
 
 fn token_error(token: &str, expected: impl Into<String>) -> SpecError {
     SpecError::Token { token: token.to_owned(), expected: expected.into() }
@@ -180,21 +180,45 @@ fn scorer(token: &str) -> Result<Option<ScorerSpec>, SpecError> {
     Ok(match token {
         "Flat" => Some(ScorerSpec::Flat),
         "SQ8" => Some(ScorerSpec::Sq8),
-        _ => match (after("RRR"), after("PQ"), after("APQ")) {
-            (Some(rest), _, _) => Some(rrr(token, rest)?),
-            (_, Some(rest), _) => Some(pq(token, rest, false)?),
-            (_, _, Some(rest)) => Some(pq(token, rest, true)?),
+        _ => match (after("RRR"), after("PQ"), after("APQ"), after("CNN")) {
+            (Some(rest), ..) => Some(rrr(token, rest)?),
+            (_, Some(rest), ..) => Some(pq(token, rest, false)?),
+            (_, _, Some(rest), _) => Some(pq(token, rest, true)?),
+            (_, _, _, Some(rest)) => Some(cnn(token, rest)?),
             _ => None,
         },
     })
 }
 
+/// The width of a convolutional network.
+fn width(token: &str, text: &str) -> Result<u16, SpecError> {
+    let width = number(token, text, WIDTH.into()).ok().flatten().and_then(|w| u16::try_from(w).ok());
+    width.ok_or_else(|| token_error(token, format!("width=<w>, 1 to {WIDTH}")))
+}
+
+fn cnn(token: &str, rest: &str) -> Result<ScorerSpec, SpecError> {
+    let (name, options) = options(token, rest)?;
+    let mut given = None;
+    for option in options {
+        match option.split_once('=') {
+            Some(("width", text)) if given.is_none() => given = Some(width(token, text)?),
+            _ => return Err(token_error(token, "CNN, or CNN(width=<w>)")),
+        }
+    }
+    if name.is_empty() {
+        Ok(ScorerSpec::Cnn { width: given.unwrap_or(WIDTH) })
+    } else {
+        Err(token_error(token, "CNN, or CNN(width=<w>)"))
+    }
+}
+
 fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
     let (digits, options) = options(token, rest)?;
     let mut spec = IvfSpec { n_lists: number(token, digits, N_LISTS_MAX)?, ..Default::default() };
-    let mut lambda = None;
+    let (mut lambda, mut router, mut wide, mut target) = (None, None, None, None);
     for option in options {
-        let allowed = "soar, soar=<copies>, lambda=<λ>, T=<t> and router=linear, each once, in parentheses";
+        let allowed = "soar, soar=<copies>, lambda=<λ>, T=<t>, router=linear and router=cnn with labels and width=<w>, each once, in \
+                       parentheses";
         match option.split_once('=').unwrap_or((option, "")) {
             ("soar", copies) if spec.spill.is_none() => {
                 let copies = number(token, copies, SPILL_MAX).map_err(|_| {
@@ -210,10 +234,24 @@ fn ivf(token: &str, rest: &str) -> Result<IvfSpec, SpecError> {
                     })?);
             }
             ("T", text) if spec.threshold.is_none() => spec.threshold = Some(threshold(token, text)?),
-            ("router", "linear") if spec.router == RouterSpec::Centroids => spec.router = RouterSpec::Linear,
+            ("router", "linear") if router.is_none() => router = Some(RouterSpec::Linear),
+            ("router", "cnn") if router.is_none() => {
+                router = Some(RouterSpec::Cnn { width: WIDTH, target: RouterTarget::Neighbours });
+            }
+            ("width", text) if wide.is_none() => wide = Some(width(token, text)?),
+            ("labels", "") if target.is_none() => target = Some(RouterTarget::Labels),
             _ => return Err(token_error(token, allowed)),
         }
     }
+    spec.router = match router {
+        Some(RouterSpec::Cnn { .. }) => {
+            RouterSpec::Cnn { width: wide.unwrap_or(WIDTH), target: target.unwrap_or_default() }
+        }
+        _ if wide.is_some() || target.is_some() => {
+            return Err(token_error(token, "router=cnn beside labels or width"));
+        }
+        other => other.unwrap_or_default(),
+    };
     match (&mut spec.spill, lambda) {
         (Some(spill), Some(lambda)) => spill.lambda = lambda,
         (None, Some(_)) => return Err(token_error(token, "soar beside lambda")),
@@ -261,6 +299,9 @@ impl FromStr for IndexSpec {
         if ivf.is_none() && matches!(scorer, ScorerSpec::Rrr { .. }) {
             return Err(token_error(token, "IVF<n_lists> before it: regressions are made list by list"));
         }
+        if ivf.is_none() && matches!(scorer, ScorerSpec::Cnn { .. }) {
+            return Err(token_error(token, "IVF<n_lists> before it: each list has a network"));
+        }
         let mut refine = None;
         if let Some(token) = tokens.next() {
             refine = Some(match token {
@@ -305,6 +346,8 @@ impl fmt::Display for ScorerSpec {
         match *self {
             Self::Flat => f.write_str("Flat"),
             Self::Sq8 => f.write_str("SQ8"),
+            Self::Cnn { width: WIDTH } => f.write_str("CNN"),
+            Self::Cnn { width } => write!(f, "CNN(width={width})"),
             Self::Pq { m, bits, threshold: None } => write!(f, "PQ{m}x{}", bits.count()),
             Self::Pq { m, bits, threshold: Some(THRESHOLD) } => write!(f, "APQ{m}x{}", bits.count()),
             Self::Pq { m, bits, threshold: Some(t) } => write!(f, "APQ{m}x{}(T={t})", bits.count()),
@@ -331,8 +374,18 @@ impl fmt::Display for IvfSpec {
             }
         }
         options.extend(self.threshold.map(|t| format!("T={t}")));
-        if self.router == RouterSpec::Linear {
-            options.push("router=linear".to_owned());
+        match self.router {
+            RouterSpec::Centroids => {}
+            RouterSpec::Linear => options.push("router=linear".to_owned()),
+            RouterSpec::Cnn { width, target } => {
+                options.push("router=cnn".to_owned());
+                if target == RouterTarget::Labels {
+                    options.push("labels".to_owned());
+                }
+                if width != WIDTH {
+                    options.push(format!("width={width}"));
+                }
+            }
         }
         if options.is_empty() { Ok(()) } else { write!(f, "({})", options.join(",")) }
     }
@@ -395,6 +448,12 @@ mod tests {
         (0..1000_u32).prop_map(Milli)
     }
 
+    fn routers() -> impl Strategy<Value = RouterSpec> {
+        let targets = prop_oneof![Just(RouterTarget::Neighbours), Just(RouterTarget::Labels)];
+        let networks = (1..=WIDTH, targets).prop_map(|(width, target)| RouterSpec::Cnn { width, target });
+        prop_oneof![Just(RouterSpec::Centroids), Just(RouterSpec::Linear), networks]
+    }
+
     fn partitions() -> impl Strategy<Value = IvfSpec> {
         let spill = (proptest::option::of(1..=SPILL_MAX), 0..=10_000_u32)
             .prop_map(|(copies, lambda)| SpillSpec { copies, lambda: Milli(lambda) });
@@ -402,7 +461,7 @@ mod tests {
             proptest::option::of(1..=N_LISTS_MAX),
             proptest::option::of(spill),
             proptest::option::of(thresholds()),
-            prop_oneof![Just(RouterSpec::Centroids), Just(RouterSpec::Linear)],
+            routers(),
         )
             .prop_map(|(n_lists, spill, threshold, router)| IvfSpec {
                 n_lists,
@@ -429,6 +488,7 @@ mod tests {
         let scorer = prop_oneof![
             Just(ScorerSpec::Flat),
             Just(ScorerSpec::Sq8),
+            (1..=WIDTH).prop_map(|width| ScorerSpec::Cnn { width }),
             (proptest::option::of(1..=RANK_MAX / RANK_STEP), bits(), bits()).prop_map(
                 |(r, a_bits, b_bits)| { ScorerSpec::Rrr { rank: r.map(|r| r * RANK_STEP), a_bits, b_bits } }
             ),
@@ -443,8 +503,8 @@ mod tests {
             proptest::option::of(refine),
         )
             .prop_map(|(transform, ivf, scorer, refine)| IndexSpec { transform, ivf, scorer, refine })
-            .prop_filter("regressions need lists", |s| {
-                s.ivf.is_some() || !matches!(s.scorer, ScorerSpec::Rrr { .. })
+            .prop_filter("regressions and networks need lists", |s| {
+                s.ivf.is_some() || !matches!(s.scorer, ScorerSpec::Rrr { .. } | ScorerSpec::Cnn { .. })
             })
             .prop_filter("exact needs no refine", |s| {
                 s.refine.is_none() || s.transform.is_some() || s.scorer != ScorerSpec::Flat
@@ -498,6 +558,14 @@ mod tests {
             ("IVF10(T=1),Flat", "IVF10(T=1)"),
             ("IVF10(router=none),Flat", "IVF10(router=none)"),
             ("IVF10(router=linear,router=linear),Flat", "IVF10(router=linear,router=linear)"),
+            ("IVF10(router=linear,labels),Flat", "IVF10(router=linear,labels)"),
+            ("IVF10(width=9),Flat", "IVF10(width=9)"),
+            ("IVF10(router=cnn,width=0),Flat", "IVF10(router=cnn,width=0)"),
+            ("IVF10(router=cnn,width=129),Flat", "IVF10(router=cnn,width=129)"),
+            ("CNN", "CNN"),
+            ("IVF10,CNN5", "CNN5"),
+            ("IVF10,CNN(width=5,width=5)", "CNN(width=5,width=5)"),
+            ("IVF10,CNN(depth=5)", "CNN(depth=5)"),
             ("IVF10,PQx4", "PQx4"),
             ("IVF10,PQ8", "PQ8"),
             ("IVF10,PQ8x5", "PQ8x5"),
@@ -519,6 +587,8 @@ mod tests {
             ("IVF9( soar = 2 ),APQ5x4(T=0.200)", None),
             ("IVF9(lambda=1.0,soar=2),APQ5x4(T=0.200)", Some("IVF9(soar=2),APQ5x4")),
             ("IVF9( router=linear, soar ),SQ8", Some("IVF9(soar,router=linear),SQ8")),
+            ("IVF9(labels, width=128,router=cnn),CNN(width=128)", Some("IVF9(router=cnn,labels),CNN")),
+            ("IVF9(router=cnn,width=12),CNN(width=1)", Some("IVF9(router=cnn,width=12),CNN(width=1)")),
             ("IVF9(T=0.25,lambda=1.50,soar),PQ5x8", Some("IVF9(soar,lambda=1.5,T=0.25),PQ5x8")),
         ] {
             assert_eq!(text.parse::<IndexSpec>().ok().map(|s| s.to_string()).as_deref(), canonical, "{text}");

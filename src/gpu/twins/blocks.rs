@@ -197,7 +197,7 @@ fn projections_in_int8_of_integers_equal_the_reference() {
 }
 
 #[test]
-fn rrr_scores_of_integers_equal_the_reference() {
+fn run_scores_of_integers_equal_the_reference() {
     for gpu in gpus() {
         for (bits, plan) in [Bits::B8, Bits::B4]
             .into_iter()
@@ -229,7 +229,7 @@ fn rrr_scores_of_integers_equal_the_reference() {
                 ];
                 let mut bindings: Vec<&Buffer> = inputs.iter().collect();
                 bindings.extend([&candidates, &states]);
-                run(&gpu, Kernel::RrrScore(bits, plan), &params, &bindings, grid);
+                run(&gpu, Kernel::RunScore(bits, plan), &params, &bindings, grid);
                 let states: Vec<RowState> = values(&gpu, &states, n_queries);
                 let found: Vec<[u32; 2]> = values(&gpu, &candidates, n_queries * n);
                 for slot in 0..n_queries {

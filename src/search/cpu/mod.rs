@@ -17,7 +17,7 @@ use crate::{
     simd::Simd,
     stage::{
         rerank, router,
-        scorer::{self, Scorer, ScorerQuery, pq, rrr},
+        scorer::{self, Scorer, ScorerQuery, cnn, pq, rrr},
         transform,
     },
     topk::Candidates,
@@ -39,8 +39,9 @@ struct Slot {
 #[derive(Default)]
 struct Room {
     network: transform::cnt::cpu::Room,
-    routed: [Candidates; TOGETHER],
+    routed: router::cpu::Room<TOGETHER>,
     rrr: [rrr::cpu::RrrScratch; TOGETHER],
+    cnn: cnn::cpu::CnnScratch,
     exact_query: RowQuery,
     exact: Candidates,
     best: Vec<(u32, f32)>,
@@ -93,7 +94,7 @@ impl Pipeline<'_> {
 
     /// Whether points are scored in f32.
     fn scores_floats(self) -> bool {
-        matches!(self.model.scorer, Scorer::Rows(_))
+        matches!(self.model.scorer, Scorer::Rows(_) | Scorer::Cnn(_))
     }
 
     /// What it takes to score a query's lists.
@@ -111,6 +112,7 @@ impl Pipeline<'_> {
         match &self.model.scorer {
             Scorer::Rrr(rrr) => rrr.cost(list, n),
             Scorer::Pq(pq) => pq.cost(list, n),
+            Scorer::Cnn(cnn) => cnn.cost(list, n),
             Scorer::Rows(rows) => Cost::of(n * rows.row_bytes(0).len(), 2 * n * rows.dim()),
         }
     }
@@ -143,7 +145,7 @@ impl Pipeline<'_> {
         query.blocks.quantise(self.simd, &query.reduced, s.next_multiple_of(8));
         query.rest_sum = sum(&query.reduced[1..]);
         match &self.model.scorer {
-            Scorer::Rrr(_) => {}
+            Scorer::Rrr(_) | Scorer::Cnn(_) => {}
             Scorer::Pq(pq) => query.tables.prepare(self.simd, pq, &query.reduced),
             Scorer::Rows(rows) => rows.prepare(self.model.metric, &query.reduced, &mut query.rows),
         }
@@ -163,18 +165,19 @@ impl Pipeline<'_> {
             return;
         };
         let asked = (self.n_probe + lists.n_empty()).min(lists.len());
-        let mut probes = slots.map(|slot| (&slot.query.blocks, &mut slot.probes));
-        router::cpu::route(self.simd, router, asked, &mut probes, &mut room.routed);
+        let mut queries = slots.map(|slot| router::cpu::Routing {
+            reduced: &slot.query.reduced,
+            codes: &slot.query.blocks,
+            lists: &mut slot.probes,
+        });
+        router::cpu::route(self.simd, router, asked, &mut queries, &mut room.routed);
         if lists.n_empty() > 0 {
-            for (_, probes) in probes {
+            for router::cpu::Routing { lists: probes, .. } in queries {
                 probes.retain(|&(list, _)| !lists.range(list as usize).is_empty());
                 probes.truncate(self.n_probe);
             }
         }
-        room.clock.stage("route", false, N, || {
-            let bytes = router.n_bytes();
-            Cost::of(bytes, 2 * N * bytes)
-        });
+        room.clock.stage("route", router.is_float(), N, || router.cost(N));
     }
 
     /// Whether lists stay in the last-level cache.
@@ -187,7 +190,7 @@ impl Pipeline<'_> {
         match &self.model.scorer {
             Scorer::Rrr(rrr) => rrr::cpu::prefetch(rrr, list, whole),
             Scorer::Pq(pq) => pq::cpu::prefetch(pq, list, whole),
-            Scorer::Rows(_) => {}
+            Scorer::Cnn(_) | Scorer::Rows(_) => {}
         }
     }
 
@@ -206,6 +209,10 @@ impl Pipeline<'_> {
                     let tables = &slot.query.tables;
                     pq::cpu::scan(simd, pq, list, range.clone(), tables, base, &mut slot.kept, &id_of);
                 }
+            }
+            Scorer::Cnn(cnn) => {
+                let pairs = slots.map(|(slot, _)| (&slot.query, &mut slot.kept));
+                cnn::cpu::scan(simd, cnn, list, range, pairs, &mut room.cnn, &id_of);
             }
             Scorer::Rows(rows) => {
                 for (slot, _) in slots {

@@ -13,11 +13,14 @@ use crate::{
         recording::{Grid, Recording},
     },
     index::Model,
+    network::conv::gpu::{Rooms, Weights, Work},
     profile::Profile,
     stage::{
         rerank,
         scorer::{
             self,
+            cnn::gpu::GpuCnn,
+            gpu::GpuRuns,
             pq::gpu::{GpuPq, Tables},
             rrr::gpu::GpuRrr,
         },
@@ -113,10 +116,19 @@ impl Chunk<'_> {
             self.recording.clear(&scratch.routed, (self.n_rows * self.n_probe * 8) as u64);
             return;
         };
+        let mut ranking = (&scratch.codes, &scratch.heads);
+        if router.moves() {
+            let (recording, n_rows, s) = (&mut self.recording, self.n_rows, searcher.widths.s);
+            let queries = (reduced(searcher, scratch), padded(s));
+            router.move_queries(recording, n_rows, queries, rooms(scratch), &scratch.moved);
+            let codes = (&scratch.moved_codes, searcher.widths.steps);
+            primitives::quantise(recording, n_rows, (&scratch.moved, s, s), codes, &scratch.moved_heads);
+            ranking = (&scratch.moved_codes, &scratch.moved_heads);
+        }
         router.score(
             &mut self.recording,
             self.n_rows,
-            (&scratch.codes, &scratch.heads),
+            ranking,
             &searcher.lists,
             (&scratch.candidates, &scratch.states),
         );
@@ -215,6 +227,7 @@ impl Chunk<'_> {
         match &searcher.scorer {
             GpuScorer::Rrr(rrr) => self.score_rrr(rrr, round, &base, (points, read)),
             GpuScorer::Pq(pq) => self.score_pq(pq, round, &base, (points, read)),
+            GpuScorer::Cnn(cnn) => self.score_cnn(cnn, round, &base, (points, read)),
             GpuScorer::Rows(rows) => {
                 for page in &rows.pages {
                     if !searcher.touches(self.model, round, &page.positions) {
@@ -263,21 +276,55 @@ impl Chunk<'_> {
                 &scratch.projected,
             );
         }
+        self.score_runs(&rrr.b, round, base, load)
+    }
+
+    fn score_cnn(
+        &mut self,
+        cnn: &GpuCnn,
+        round: &Round,
+        base: &ScanParams,
+        load: (f64, f64),
+    ) -> Result<(), GpuError> {
+        let searcher = self.searcher;
+        for page in &cnn.weights {
+            if !searcher.touches(self.model, round, &page.positions) {
+                continue;
+            }
+            let buffer = self.page(page.id)?;
+            let weights = Weights { buffer: &buffer, list_from: page.list_from, list_to: page.list_to };
+            let Self { scratch, recording, plan, .. } = self;
+            let work = Work::Pairs(base, inputs(searcher, scratch, plan.plan));
+            let queries = (reduced(searcher, scratch), padded(searcher.widths.s));
+            cnn.networks.forward(recording, work, weights, queries, rooms(scratch), &scratch.projected);
+        }
+        self.score_runs(&cnn.points, round, base, load)
+    }
+
+    /// Scores points by runs, for pairs that have been projected.
+    fn score_runs(
+        &mut self,
+        runs: &GpuRuns,
+        round: &Round,
+        base: &ScanParams,
+        load: (f64, f64),
+    ) -> Result<(), GpuError> {
+        let searcher = self.searcher;
         primitives::quantise(
             &mut self.recording,
             base.n_slots as usize,
-            (&self.scratch.projected, rrr.t_len, rrr.t_len),
-            (&self.scratch.t_codes, rrr.t_steps),
+            (&self.scratch.projected, runs.t_len, runs.t_len),
+            (&self.scratch.t_codes, runs.t_steps),
             &self.scratch.t_heads,
         );
-        for page in &rrr.b {
+        for page in &runs.pages {
             if !searcher.touches(self.model, round, &page.positions) {
                 continue;
             }
             let buffer = self.page(page.id)?;
             let work = self.work(base, &page.positions, narrow(TILE_POINTS), load);
             let Self { scratch, recording, .. } = self;
-            rrr.score(
+            runs.score(
                 recording,
                 work,
                 (page, &buffer),
@@ -378,6 +425,11 @@ fn points<'a>(searcher: &'a GpuSearcher, scratch: &'a Scratch, plan: &BatchPlan,
 /// The same candidates once their positions are points.
 fn by_point<'a>(searcher: &'a GpuSearcher, rows: Rows<'a>) -> Rows<'a> {
     Rows { ties: &searcher.ties.by_point, ..rows }
+}
+
+/// What layers of convolutional networks live in.
+fn rooms(scratch: &Scratch) -> Rooms<&Buffer> {
+    Rooms { wide: &scratch.conv_wide, between: &scratch.conv_between }
 }
 
 /// The batch's lookup tables.

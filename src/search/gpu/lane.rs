@@ -139,6 +139,16 @@ lane! {
     net_hidden,
     /// As above.
     net_seen,
+    /// What layers of convolutional networks make.
+    conv_wide,
+    /// As above.
+    conv_between,
+    /// Queries where the router's network moves them.
+    moved,
+    /// Their codes.
+    moved_codes,
+    /// Their heads.
+    moved_heads,
     /// Projected queries.
     reduced,
     /// Codes of projected queries.

@@ -35,8 +35,8 @@ use crate::{
     profile::Profile,
     rows::gpu::GpuRows,
     stage::{
-        router::gpu::GpuRouter,
-        scorer::{Scorer, pq::gpu::GpuPq, rrr::gpu::GpuRrr},
+        router::{Router, gpu::GpuRouter},
+        scorer::{Scorer, cnn::gpu::GpuCnn, pq::gpu::GpuPq, rrr::gpu::GpuRrr},
         transform::gpu::GpuTransform,
     },
     topk::{NO_ID, key_score},
@@ -83,6 +83,7 @@ struct Ties {
 enum GpuScorer {
     Rrr(Box<GpuRrr>),
     Pq(Box<GpuPq>),
+    Cnn(Box<GpuCnn>),
     Rows(GpuRows),
 }
 
@@ -97,7 +98,8 @@ impl GpuSearcher {
         // Ids by point; where there are copies, points and ids by position.
         let ids = if sizes.n_copies > 1 { sizes.n * 4 + n_positions * 8 } else { sizes.n * 4 };
         let axes = model.transform.as_ref().map_or(0, crate::stage::transform::Transform::n_bytes);
-        let fixed = (ids + n_lists * (2 * s + 16) + axes) as u64;
+        let routes = model.router.as_ref().map_or(0, Router::n_bytes);
+        let fixed = (ids + n_lists * (s + 16) + routes + axes) as u64;
         // Half of a budget for what is always there and for pages, the rest for the scratch of two chunks.
         let budget = match gpu.memory() {
             None => None,
@@ -123,6 +125,10 @@ impl GpuSearcher {
                 let has_base = router.is_some();
                 let pq = GpuPq::new(&gpu, &mut pages, pq, &model.lists, has_base, page_bytes)?;
                 GpuScorer::Pq(Box::new(pq))
+            }
+            Scorer::Cnn(cnn) => {
+                run_starts = GpuCnn::run_starts(cnn).collect();
+                GpuScorer::Cnn(Box::new(GpuCnn::new(&gpu, &mut pages, cnn, &model.lists, page_bytes)?))
             }
             Scorer::Rows(rows) => {
                 GpuScorer::Rows(GpuRows::new(&gpu, &mut pages, rows, n_positions, model.metric, page_bytes)?)

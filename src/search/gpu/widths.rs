@@ -9,9 +9,11 @@ use crate::{
     codes::PqShape,
     gpu::{GpuError, kernel::Plan, layout::Head},
     metric::Metric,
+    network::conv::gpu as conv,
     spec::{IndexSpec, TransformSpec},
     stage::{
-        scorer::rrr::RrrShape,
+        router::RouterShape,
+        scorer::{cnn::CnnShape, rrr::RrrShape},
         transform::{cnt, gpu::Rooms, linear},
     },
 };
@@ -34,6 +36,9 @@ pub(super) struct Widths {
     query_steps: usize,
     /// Bytes that a network works in.
     network: Rooms<usize>,
+    /// Bytes that convolutional networks work in: of a query's router, of a pair's scorer.
+    router_rooms: conv::Rooms<usize>,
+    scorer_rooms: conv::Rooms<usize>,
     /// Components a pair is projected to, and its codes, in 16s.
     t_len: usize,
     t_steps: usize,
@@ -61,6 +66,8 @@ impl Widths {
             has_copies: spec.n_copies() > 1,
             query_steps: if is_int8 { linear::query_len(dim).div_ceil(16) } else { 0 },
             network,
+            router_rooms: conv::Rooms::default(),
+            scorer_rooms: conv::Rooms::default(),
             t_len: 0,
             t_steps: 0,
             n_tables: 0,
@@ -69,6 +76,12 @@ impl Widths {
         if let Some(shape) = RrrShape::of(spec, dim, metric) {
             (widths.t_len, widths.t_steps) = (shape.rank + 1, shape.b.query_len().div_ceil(16));
         }
+        if let Some(shape) = CnnShape::of(spec, dim) {
+            (widths.t_len, widths.t_steps) = (s, shape.points.query_len().div_ceil(16));
+            widths.scorer_rooms = conv::Rooms::of(&shape.network);
+        }
+        let router = RouterShape::of(spec, dim, metric).and_then(RouterShape::network);
+        widths.router_rooms = router.as_ref().map(conv::Rooms::of).unwrap_or_default();
         if let Some(shape) = PqShape::of(spec, dim, metric) {
             (widths.n_tables, widths.n_words) = (shape.n_tables(), shape.n_words());
         }
@@ -82,8 +95,9 @@ impl Widths {
             largest,
             row_bytes: (padded(self.dim).max(padded(self.s)) * 4)
                 .max(self.n_tables * self.n_words.max(4))
-                .max(self.network.most()),
-            slot_bytes: (self.t_len * 4).max(self.t_steps * 16).max(8),
+                .max(self.network.most())
+                .max(self.router_rooms.wide),
+            slot_bytes: (self.t_len * 4).max(self.t_steps * 16).max(self.scorer_rooms.wide).max(8),
             buffer,
             groups,
         }
@@ -94,6 +108,7 @@ impl Widths {
         let n_lists = self.n_lists;
         let slots = rows * plan.rounds.iter().map(|round| round.n_probes).max().unwrap_or(1);
         let cluster = usize::from(plan.plan == Plan::ClusterMajor);
+        let moves = usize::from(self.router_rooms.wide > 0);
         let routed = if self.has_router { rows * n_lists } else { 0 };
         Sizes {
             queries: rows * padded(self.dim) * 4,
@@ -104,6 +119,11 @@ impl Widths {
             net_keys: rows * self.network.keys,
             net_hidden: rows * self.network.hidden,
             net_seen: rows * self.network.seen,
+            conv_wide: (rows * self.router_rooms.wide).max(slots * self.scorer_rooms.wide),
+            conv_between: (rows * self.router_rooms.between).max(slots * self.scorer_rooms.between),
+            moved: moves * rows * self.s * 4,
+            moved_codes: moves * rows * self.steps * 16,
+            moved_heads: moves * rows * size_of::<Head>(),
             codes: rows * self.steps * 16,
             heads: rows * 16,
             candidates: (rows * plan.stride).max(routed) * 8,

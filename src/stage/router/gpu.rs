@@ -10,11 +10,13 @@ use crate::{
         pages::upload,
         recording::{Cost, Grid, Recording},
     },
+    network::conv::gpu::{GpuNetworks, Rooms, Weights, Work},
 };
 
 /// The centroids on the device.
 pub(crate) struct GpuRouter {
     rank: (Buffer, RouterParams),
+    network: Option<(GpuNetworks, Buffer)>,
     centres: Option<(Buffer, RouterParams)>,
 }
 
@@ -34,7 +36,31 @@ impl GpuRouter {
             ..Default::default()
         };
         let held = |vectors: &Vectors| Ok((upload(gpu, "router", &vectors.blocks)?, params(vectors)));
-        Ok(Self { rank: held(&router.rank)?, centres: router.centres.as_ref().map(held).transpose()? })
+        let network = |networks| Ok((GpuNetworks::new(gpu, networks)?, GpuNetworks::weights(gpu, networks)?));
+        Ok(Self {
+            rank: held(&router.rank)?,
+            network: router.network.as_ref().map(network).transpose()?,
+            centres: router.centres.as_ref().map(held).transpose()?,
+        })
+    }
+
+    /// Whether a network moves queries before lists are ranked.
+    pub fn moves(&self) -> bool {
+        self.network.is_some()
+    }
+
+    /// Where the network moves `queries`, `[n_rows, stride]`: `moved`, `[n_rows, s]`.
+    pub fn move_queries(
+        &self,
+        recording: &mut Recording,
+        n_rows: usize,
+        queries: (&Buffer, usize),
+        rooms: Rooms<&Buffer>,
+        moved: &Buffer,
+    ) {
+        let Some((network, buffer)) = &self.network else { return };
+        let weights = Weights { buffer, list_from: 0, list_to: 1 };
+        network.forward(recording, Work::Rows(n_rows, &self.rank.0), weights, queries, rooms, moved);
     }
 
     /// Scores all lists for all queries: candidates (key, list), `n_lists` a row.

@@ -2,7 +2,8 @@
 //!
 //! A query's product (or distance) with every centroid, or with weights trained to stand in their place (`train.rs`), coordinate 0 in
 //! f32 and the rest int8, and the `n_probe` best. They are stored as blocks (see `block.rs`): about `s + 6` bytes a list, read in full
-//! by every query, so 1 024 lists of 128 dimensions are 137 KB and stay in the second-level cache.
+//! by every query, so 1 024 lists of 128 dimensions are 137 KB and stay in the second-level cache. A convolutional network
+//! (`network/conv`) may move the query before it meets them; scorers see it where it was.
 
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
@@ -16,12 +17,18 @@ use crate::{
     block::{BLOCK, BlockShape},
     format::{Image, OpenError, TensorDecl, View},
     metric::Metric,
+    network::{
+        OwnValues,
+        conv::{self, Networks},
+    },
+    profile::Cost,
     spec::{Bits, IndexSpec, RouterSpec, ScorerSpec},
     train::kmeans::{Centroids, squared_norm},
 };
 
 const CENTROIDS: &str = "router.centroids";
 const WEIGHTS: &str = "router.weights";
+const NETWORK: conv::Names = ["router.network", "router.network_biases"];
 
 /// The router of an index file.
 pub(crate) struct Router {
@@ -29,6 +36,8 @@ pub(crate) struct Router {
     rank: Vectors,
     /// Centroids, where something else ranks lists and codes are residuals to them: their scores are those that scorers see.
     centres: Option<Vectors>,
+    /// What moves a query before lists are ranked.
+    network: Option<Networks>,
     n_lists: usize,
 }
 
@@ -81,11 +90,16 @@ impl RouterShape {
         match self.spec {
             RouterSpec::Centroids => (centroids, None),
             // Biases stand where norms do.
-            RouterSpec::Linear => {
+            RouterSpec::Linear | RouterSpec::Cnn { .. } => {
                 let weights = (WEIGHTS, BlockShape::new(self.s - 1, Bits::B8, true), -1.0);
                 (weights, self.has_centres.then_some(centroids))
             }
         }
+    }
+
+    /// The shape of the network, if there is one.
+    pub fn network(self) -> Option<conv::Shape> {
+        self.spec.width().map(|width| conv::Shape { s: self.s, width, channels: 1 })
     }
 
     fn bytes(self, shape: BlockShape) -> usize {
@@ -98,16 +112,27 @@ impl Router {
     pub fn declare(shape: RouterShape) -> Vec<TensorDecl> {
         let (rank, centres) = shape.layout();
         let declare = |(name, blocks, _): Layout| TensorDecl::new::<u8>(name, &[shape.bytes(blocks)]);
-        std::iter::once(rank).chain(centres).map(declare).collect()
+        let network = shape.network().into_iter().flat_map(|shape| Networks::declare(NETWORK, shape, 1));
+        std::iter::once(rank).chain(centres).map(declare).chain(network).collect()
     }
 
-    /// Fills in the tensor of a linear router.
-    pub fn write_weights(
+    /// Fills in the tensors of a trained router.
+    pub fn write_trained(
         weights: &Centroids,
+        network: Option<&OwnValues>,
         parts: &mut std::collections::BTreeMap<&'static str, &mut [u8]>,
     ) {
-        let Some(out) = parts.get_mut(WEIGHTS) else { return };
-        out.copy_from_slice(weights.run());
+        if let Some(out) = parts.get_mut(WEIGHTS) {
+            out.copy_from_slice(weights.run());
+        }
+        let values = network.map(|values| {
+            [bytemuck::cast_slice(&values.weights), bytemuck::cast_slice::<f32, u8>(&values.biases)]
+        });
+        for (name, bytes) in NETWORK.into_iter().zip(values.into_iter().flatten()) {
+            if let Some(out) = parts.get_mut(name) {
+                out.copy_from_slice(bytes);
+            }
+        }
     }
 
     /// Fills in the tensor of centroids.
@@ -142,7 +167,18 @@ impl Router {
 
     /// Bytes that a query reads.
     pub fn n_bytes(&self) -> usize {
-        self.rank.blocks.len()
+        self.rank.blocks.len() + self.network.as_ref().map_or(0, Networks::n_bytes)
+    }
+
+    /// What it takes to rank lists for queries that share the reading.
+    pub fn cost(&self, n_queries: usize) -> Cost {
+        let products = self.network.as_ref().map_or(0, |networks| networks.shape.n_products());
+        Cost::of(self.n_bytes(), 2 * n_queries * (self.rank.blocks.len() + products))
+    }
+
+    /// Whether most of its arithmetic is in floats.
+    pub fn is_float(&self) -> bool {
+        self.network.is_some()
     }
 
     /// Reads the tensors.
@@ -151,6 +187,11 @@ impl Router {
             Ok(Vectors { blocks: image.view(name, &[shape.bytes(blocks)])?, shape: blocks, factor })
         };
         let (rank, centres) = shape.layout();
-        Ok(Self { rank: read(rank)?, centres: centres.map(read).transpose()?, n_lists: shape.n_lists })
+        Ok(Self {
+            rank: read(rank)?,
+            centres: centres.map(read).transpose()?,
+            network: shape.network().map(|shape| Networks::open(image, NETWORK, shape, 1)).transpose()?,
+            n_lists: shape.n_lists,
+        })
     }
 }

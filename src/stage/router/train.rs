@@ -1,18 +1,16 @@
-//! Training a linear router: lists are ranked by `⟨q, w⟩ − b`, which costs what centroids cost.
+//! Training what ranks lists: weights and a bias each, `⟨t, w⟩ − b`, which cost what centroids cost, and a network in front of them.
 //!
-//! Weights w and biases b begin as the centroids'. A training query whose true neighbours are x₁..x_K sees `p = softmax(a·z)` of its
-//! lists' scores z; the loss is the mean of `−ln Σ_{l ∋ x_k} p_l`, the surprise that some list of a neighbour is read: with one
-//! copy of each point cross-entropy, with several the router may send a query to whichever list suits. Its gradient is closed form,
-//! `∂/∂z_l = a·(p_l − r_l)` with `r_l = mean_k [l ∋ x_k]·p_l / Σ_{l' ∋ x_k} p_l'`. The factor a is what the start's loss is least
-//! for.
+//! Weights and biases begin as the centroids', and t is the query until there is a network (`train/classes.rs`). What they learn to find
+//! are the lists that hold a query's true neighbours, or, as in the paper on convolutional routers, the list that the query
+//! falls into by the centroids: that they know to begin with.
 //!
-//! Neighbours are found among the reduced points in int8. Where no queries are given points are asked for themselves, and they
-//! themselves do not count.
+//! Neighbours are found among the points as they are given, in int8. Where no queries are given points are asked for themselves, and
+//! they themselves do not count.
 //!
-//! What is kept is what did best on queries held out, and the centroids where that reads more lists for any of three shares of the
-//! neighbours.
+//! What is kept is what did best on queries held out; of network, weights and centroids each only where those before it do not read
+//! fewer lists for any of three shares of the neighbours.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -21,13 +19,21 @@ use rayon::prelude::*;
 use crate::{
     block::{BLOCK, BlockQuery},
     metric::Metric,
+    network::OwnValues,
     simd::{BlockRun, Simd},
+    spec::RouterTarget,
     topk::Candidates,
     train::{
-        adam::{Adam, Moments},
+        ReadRows,
+        classes::{self, Classes, Examples, Front, Schedule},
         kmeans::{Centroids, squared_norm},
-        linalg, sample,
+        sample,
     },
+};
+#[cfg(feature = "neural")]
+use crate::{
+    network::conv,
+    train::conv::{ConvNetwork, deviation},
 };
 
 /// The metadata entry of how a router was trained.
@@ -42,17 +48,12 @@ pub(crate) const NEIGHBOURS: usize = 10;
 /// Training queries held out, at most.
 const HELD_OUT: usize = 2000;
 
-/// Times that all training queries are seen, at most.
-const EPOCHS: usize = 12;
+/// Weights and biases are trained like this.
+pub(crate) const SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch: 512, rates: [2e-3, 0.0] };
 
-/// Epochs without a lower loss on those held out after which training stops.
-const PATIENCE: usize = 3;
-
-/// Training queries in a step.
-const BATCH: usize = 512;
-
-/// AdamW's rate at the start; it falls to nothing.
-const RATE: f32 = 2e-3;
+/// A network in front, and weights with it.
+#[cfg(feature = "neural")]
+const NETWORK_SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch: 512, rates: [2e-4, 1e-4] };
 
 /// Queries that meet a point together.
 const TOGETHER: usize = 4;
@@ -61,93 +62,121 @@ const TOGETHER: usize = 4;
 const ASKED: usize = 128;
 const TILE: usize = 1 << 19;
 
-/// Rows, or lists, in a piece of work.
-const PIECE: usize = 64;
-
 /// Shares of the neighbours that routers are compared at.
 const SHARES: [f64; 3] = [0.90, 0.95, 0.99];
 
-/// Training queries and their true neighbours.
+/// What a router is trained for, and on.
+pub(crate) struct Request<'a> {
+    pub metric: Metric,
+    pub centroids: &'a Centroids,
+    /// Points as they are given.
+    pub points: &'a dyn ReadRows,
+    /// Queries like those to come as they are given; `None`: the points.
+    pub queries: Option<&'a dyn ReadRows>,
+    /// The same queries, or points, as routers see them, `[t, s]`.
+    pub reduced: &'a [f32],
+}
+
+/// Training queries, and what they are to find.
 pub(crate) struct Asked {
     /// Length that counts as 1.
     unit: f32,
     /// `[t, s]`, in units; the first are held out.
     queries: Vec<f32>,
-    /// Rows of their neighbours, `[t, k]`.
-    neighbours: Vec<u32>,
-    k: usize,
+    goal: Goal,
     n_held: usize,
 }
 
+/// What a query is to find.
+enum Goal {
+    /// Lists of its true neighbours: rows of these, `[t, k]`.
+    Neighbours(Vec<u32>, usize),
+    /// The list that it falls into, `[t]`.
+    Labels(Vec<u32>),
+}
+
+/// What training has found.
+pub(crate) struct Trained {
+    /// What ranks lists.
+    pub weights: Centroids,
+    /// The network in front, where one was asked for: as it started, where nothing better was found.
+    pub network: Option<OwnValues>,
+    pub outcome: Outcome,
+}
+
+/// Lists to be read for each of [`SHARES`].
+type Lists = [usize; SHARES.len()];
+
 /// How a router was trained.
 pub(crate) struct Outcome {
-    epochs: usize,
     queries: usize,
-    /// Lists to be read for each of [`SHARES`], by centroids and as trained.
-    lists: [[usize; SHARES.len()]; 2],
-    kept: bool,
+    epochs: usize,
+    by_centroids: Lists,
+    by_weights: Lists,
+    /// Epochs of a network, and lists with it.
+    network: Option<(usize, Lists)>,
+    kept: Kept,
+}
+
+/// The last of these that reads no more lists than those before it.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    Centroids,
+    Weights,
+    #[cfg_attr(not(feature = "neural"), allow(dead_code, reason = "trained by that feature only"))]
+    Network,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let join = |lists: [usize; SHARES.len()]| lists.map(|n| n.to_string()).join(", ");
-        let [centroids, trained] = self.lists.map(join);
+        let join = |lists: Lists| lists.map(|n| n.to_string()).join(", ");
         let shares = SHARES.map(|share| format!("{share:.2}")).join(", ");
-        write!(
-            f,
-            "{} queries, {} epochs; lists read for {shares} of the neighbours of queries held out: {trained}, by centroids \
-             {centroids}",
-            self.queries, self.epochs
-        )?;
-        if self.kept { Ok(()) } else { f.write_str(": centroids are kept") }
+        write!(f, "{} queries, {} epochs", self.queries, self.epochs)?;
+        if let Some((epochs, _)) = self.network {
+            write!(f, ", of a network {epochs}")?;
+        }
+        write!(f, "; lists read for {shares} of the neighbours of queries held out: ")?;
+        if let Some((_, lists)) = self.network {
+            write!(f, "{} behind the network, ", join(lists))?;
+        }
+        write!(f, "{} by weights, {} by centroids", join(self.by_weights), join(self.by_centroids))?;
+        match (self.kept, self.network) {
+            (Kept::Centroids, _) => f.write_str(": centroids are kept"),
+            (Kept::Weights, Some(_)) => f.write_str(": weights are kept, and the network is nothing"),
+            (Kept::Weights | Kept::Network, _) => Ok(()),
+        }
     }
 }
 
-/// Queries and the lists of their neighbours.
-struct Examples<'a> {
-    /// `[t, s]`.
-    queries: &'a [f32],
-    /// `[t, K, copies]`.
-    lists: Vec<u32>,
-    /// K·copies.
-    width: usize,
-    copies: usize,
-}
-
-/// Weights `[L, s]` and biases `[L]`, in units in which centroids have about unit length.
-#[derive(Clone)]
-struct Values {
-    w: Vec<f32>,
-    b: Vec<f32>,
-}
-
 impl Asked {
-    /// Samples queries, `[t, s]`, or where there are none the points themselves, `[n, s]`, and finds their neighbours among the points.
-    pub fn new(
-        metric: Metric,
-        centroids: &Centroids,
-        points: &[f32],
-        queries: Option<&[f32]>,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
-        let s = centroids.s;
-        let n = points.len() / s;
-        let source = queries.unwrap_or(points);
-        let mut rows = sample(rng, source.len() / s, QUERIES);
+    /// Samples queries, and finds what they are to find.
+    pub fn new(request: &Request<'_>, target: RouterTarget, rng: &mut ChaCha8Rng) -> Self {
+        let Request { metric, centroids, points, queries: given, reduced } = *request;
+        let (s, n) = (centroids.s, points.n_rows());
+        let mut rows = sample(rng, reduced.len() / s, QUERIES);
         rows.shuffle(rng);
-        // A point is its own nearest, which does not count.
-        let own = usize::from(queries.is_none() && n > 1);
-        let k = NEIGHBOURS.min(n - own);
-        let chosen = rows.iter().flat_map(|row| &source[row * s..(row + 1) * s]);
+        let chosen = rows.iter().flat_map(|row| &reduced[row * s..(row + 1) * s]);
         let mut queries: Vec<f32> = chosen.copied().collect();
-        let mut neighbours = neighbours(metric, points, &queries, s, k + own);
-        if own > 0 {
-            let others = rows.iter().zip(neighbours.chunks_exact(k + 1));
-            neighbours = others
-                .flat_map(|(row, found)| found.iter().filter(|&&point| point as usize != *row).take(k))
-                .copied()
-                .collect();
-        }
+        let goal = match target {
+            RouterTarget::Labels => Goal::Labels(centroids.lists_of(&queries)),
+            RouterTarget::Neighbours => {
+                // A point is its own nearest, which does not count.
+                let own = usize::from(given.is_none() && n > 1);
+                let k = NEIGHBOURS.min(n - own);
+                let asked = given.unwrap_or(points).gather(&rows);
+                let mut found = neighbours(metric, points, &asked, k + own);
+                if own > 0 {
+                    let others = rows.iter().zip(found.chunks_exact(k + 1));
+                    found = others
+                        .flat_map(|(row, found)| {
+                            found.iter().filter(|&&point| point as usize != *row).take(k)
+                        })
+                        .copied()
+                        .collect();
+                }
+                Goal::Neighbours(found, k)
+            }
+        };
         let lengths =
             centroids.values.chunks_exact(s).map(|c| f64::from(squared_norm(c)).sqrt()).sum::<f64>();
         #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
@@ -157,91 +186,147 @@ impl Asked {
         };
         queries.iter_mut().for_each(|v| *v /= unit);
         let n_held = (rows.len() / 8).clamp(1, HELD_OUT);
-        Self { unit, queries, neighbours, k, n_held }
+        Self { unit, queries, goal, n_held }
     }
 
     /// Those to train on and those held out, by the lists of each point, `[n, copies]`; of a single query both parts are made.
     fn examples(&self, lists: &[u32], copies: usize) -> [Examples<'_>; 2] {
-        let t = self.neighbours.len() / self.k;
+        let t = match &self.goal {
+            Goal::Neighbours(rows, k) => rows.len() / k,
+            Goal::Labels(labels) => labels.len(),
+        };
         let s = self.queries.len() / t;
-        let part = |rows: std::ops::Range<usize>| Examples {
-            queries: &self.queries[rows.start * s..rows.end * s],
-            lists: self.neighbours[rows.start * self.k..rows.end * self.k]
-                .iter()
-                .flat_map(|&point| &lists[point as usize * copies..(point as usize + 1) * copies])
-                .copied()
-                .collect(),
-            width: self.k * copies,
-            copies,
+        let part = |rows: std::ops::Range<usize>| {
+            let queries = Cow::Borrowed(&self.queries[rows.start * s..rows.end * s]);
+            match &self.goal {
+                Goal::Neighbours(neighbours, k) => Examples {
+                    queries,
+                    classes: neighbours[rows.start * k..rows.end * k]
+                        .iter()
+                        .flat_map(|&point| &lists[point as usize * copies..(point as usize + 1) * copies])
+                        .copied()
+                        .collect(),
+                    width: k * copies,
+                    copies,
+                },
+                Goal::Labels(labels) => {
+                    Examples { queries, classes: labels[rows].to_vec(), width: 1, copies: 1 }
+                }
+            }
         };
         [part(if t > self.n_held { self.n_held } else { 0 }..t), part(0..self.n_held)]
     }
 
-    /// Trains a router on the lists of each point, `[n, copies]`; `report` is told of each epoch and says whether to go on.
+    /// Trains a router on the lists of each point, `[n, copies]`, and with a `width` a network in front; `report` is told of each
+    /// step of a stage and says whether to go on.
     pub fn train(
         &self,
         centroids: &Centroids,
         lists: &[u32],
         copies: usize,
-        report: impl Fn(u64, u64) -> bool,
+        width: Option<usize>,
+        report: impl Fn(&'static str, u64, u64) -> bool,
         rng: &mut ChaCha8Rng,
-    ) -> (Centroids, Outcome) {
-        let (s, n_lists, unit) = (centroids.s, centroids.len(), self.unit);
+    ) -> Trained {
+        let unit = self.unit;
         let [examples, held] = self.examples(lists, copies);
-        let mut values = Values {
+        let start = Classes {
             w: centroids.values.iter().map(|v| v / unit).collect(),
             b: centroids.bias().iter().map(|v| v / (unit * unit)).collect(),
         };
-        let factor = factor(&values, &held, s);
-        let by_centroids = lists_read(&values, &held, s);
-        let mut best = (loss(&values, &held, s, factor), values.clone());
-        let mut moments = [values.w.len(), n_lists].map(Moments::zero);
-        let t = examples.queries.len() / s;
-        let steps = t.div_ceil(BATCH);
-        let mut order: Vec<usize> = (0..t).collect();
-        let (mut epochs, mut waits) = (0, 0);
-        while epochs < EPOCHS && waits < PATIENCE && report(epochs as u64, EPOCHS as u64) {
-            order.shuffle(rng);
-            for (i, rows) in order.chunks(BATCH).enumerate() {
-                let step = epochs * steps + i;
-                let rate = RATE * (1.0 - step as f32 / (EPOCHS * steps) as f32);
-                let adam = Adam { rate, decay: 0.0, step };
-                examples.step(&mut values, &mut moments, rows, factor, &adam);
+        let by_centroids = lists_read(&held, &start, None);
+        let parts = [&examples, &held];
+        let steps = |done, total| report("routing", done, total);
+        let mut found = classes::train(start.clone(), None, parts, &SCHEDULE, steps, rng);
+        let epochs = found.epochs;
+        let by_weights = lists_read(&held, &found.classes, None);
+        let mut kept = Kept::Weights;
+        if !no_more(by_weights, by_centroids) {
+            (kept, found.classes) = (Kept::Centroids, start);
+        }
+        let mut outcome =
+            Outcome { queries: examples.len(), epochs, by_centroids, by_weights, network: None, kept };
+        let mut weights = found.classes;
+        let mut network = None;
+        if let Some(width) = width {
+            #[cfg(feature = "neural")]
+            {
+                network = Some(self.with_network(&mut weights, parts, width, &mut outcome, report, rng));
             }
-            epochs += 1;
-            let loss = loss(&values, &held, s, factor);
-            waits += 1;
-            if loss < best.0 {
-                (best, waits) = ((loss, values.clone()), 0);
+            #[cfg(not(feature = "neural"))]
+            {
+                // Builds without the feature refuse such specifications.
+                let _ = (width, &mut weights, &mut outcome, &mut network);
             }
         }
-        report(EPOCHS as u64, EPOCHS as u64);
-        let trained = lists_read(&best.1, &held, s);
-        let kept = trained.iter().zip(by_centroids).all(|(trained, centroids)| *trained <= centroids);
-        let Values { mut w, mut b } = best.1;
-        if kept {
+        let weights = if outcome.kept == Kept::Centroids {
+            centroids.ranked_by(centroids.values.clone(), centroids.bias().to_vec())
+        } else {
+            let Classes { mut w, mut b } = weights;
             w.iter_mut().for_each(|v| *v *= unit);
             b.iter_mut().for_each(|v| *v *= unit * unit);
-        } else {
-            w.clone_from(&centroids.values);
-            b.copy_from_slice(centroids.bias());
+            centroids.ranked_by(w, b)
+        };
+        Trained { weights, network, outcome }
+    }
+
+    /// Trains a network in front of weights, and these with it; returns it as an index stores it.
+    #[cfg(feature = "neural")]
+    fn with_network(
+        &self,
+        weights: &mut Classes,
+        parts: [&Examples<'_>; 2],
+        width: usize,
+        outcome: &mut Outcome,
+        report: impl Fn(&'static str, u64, u64) -> bool,
+        rng: &mut ChaCha8Rng,
+    ) -> OwnValues {
+        let s = weights.w.len() / weights.b.len();
+        let shape = conv::Shape { s, width, channels: 1 };
+        let network = ConvNetwork::new(shape, deviation(&parts[0].queries), Vec::new(), rng);
+        let front = Front::new(&network);
+        let start = network.stored(&front.values, self.unit);
+        let before = lists_read(parts[1], weights, None);
+        let steps = |done, total| report("network", done, total);
+        let found = classes::train(weights.clone(), Some(front), parts, &NETWORK_SCHEDULE, steps, rng);
+        let after = lists_read(parts[1], &found.classes, found.front.as_ref());
+        outcome.network = Some((found.epochs, after));
+        match found.front {
+            Some(front) if found.is_better && no_more(after, before) => {
+                outcome.kept = Kept::Network;
+                *weights = found.classes;
+                network.stored(&front.values, self.unit)
+            }
+            _ => start,
         }
-        let outcome = Outcome { epochs, queries: t, lists: [by_centroids, trained], kept };
-        (centroids.ranked_by(w, b), outcome)
     }
 }
 
+/// Whether no share takes more lists.
+fn no_more(lists: Lists, than: Lists) -> bool {
+    lists.iter().zip(than).all(|(lists, than)| *lists <= than)
+}
+
+/// Lists to be read until each of [`SHARES`] of the neighbours is in one of them.
+fn lists_read(held: &Examples<'_>, classes: &Classes, front: Option<&Front<'_>>) -> Lists {
+    let ranks = held.ranks(classes, front);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
+    SHARES.map(|share| ranks[((share * ranks.len() as f64).ceil() as usize).clamp(1, ranks.len()) - 1])
+}
+
 /// The `k` nearest points of each query, by int8: `[t, k]`.
-fn neighbours(metric: Metric, points: &[f32], queries: &[f32], s: usize, k: usize) -> Vec<u32> {
+fn neighbours(metric: Metric, points: &dyn ReadRows, queries: &[f32], k: usize) -> Vec<u32> {
     let simd = Simd::detect();
+    let (n, s) = (points.n_rows(), points.dim());
     let shape = super::shape(s, metric);
     // As many points as stay in a core's cache while many queries meet them.
     let tile = (TILE / shape.run_bytes(1)).max(1) * BLOCK;
     let norm = |x: &[f32]| if metric.is_l2() { squared_norm(x) } else { 0.0 };
-    let tiles: Vec<(usize, Vec<u8>)> = points
-        .par_chunks(tile * s)
-        .map(|points| {
-            let n = points.len() / s;
+    let tiles: Vec<(usize, Vec<u8>)> = (0..n.div_ceil(tile))
+        .into_par_iter()
+        .map(|i| {
+            let rows: Vec<usize> = (i * tile..n.min((i + 1) * tile)).collect();
+            let (points, n) = (points.gather(&rows), rows.len());
             let mut run = vec![0; shape.run_bytes(n.div_ceil(BLOCK))];
             shape.encode(points.chunks_exact(s).map(|x| (x[0], &x[1..], norm(x))), &mut run);
             (n, run)
@@ -288,121 +373,28 @@ fn neighbours(metric: Metric, points: &[f32], queries: &[f32], s: usize, k: usiz
     out
 }
 
-impl Values {
-    /// Scores of all lists for queries, `[m, L]`.
-    fn scores(&self, queries: &[f32], s: usize) -> Vec<f32> {
-        let n_lists = self.b.len();
-        let mut z = linalg::par_product(queries, linalg::rows(&self.w, n_lists, s).transpose());
-        z.par_chunks_exact_mut(n_lists).for_each(|z| z.iter_mut().zip(&self.b).for_each(|(z, b)| *z -= b));
-        z
-    }
-}
-
-impl Examples<'_> {
-    /// One step along the gradient of the examples `rows`.
-    fn step(
-        &self,
-        values: &mut Values,
-        moments: &mut [Moments; 2],
-        rows: &[usize],
-        factor: f32,
-        adam: &Adam,
-    ) {
-        let n_lists = values.b.len();
-        let s = values.w.len() / n_lists;
-        let x: Vec<f32> =
-            rows.iter().flat_map(|row| &self.queries[row * s..(row + 1) * s]).copied().collect();
-        let mut z = values.scores(&x, s);
-        let share = factor / rows.len() as f32;
-        z.par_chunks_exact_mut(n_lists).zip(rows).for_each(|(z, row)| {
-            descend(z, &self.lists[row * self.width..(row + 1) * self.width], self.copies, factor);
-            z.iter_mut().for_each(|v| *v *= share);
-        });
-        let slopes = linalg::rows(&z, rows.len(), n_lists);
-        let x = linalg::rows(&x, rows.len(), s);
-        let [of_w, of_b] = moments.each_mut().map(Moments::parts);
-        let [firsts, seconds] = of_w;
-        let pieces = values.w.par_chunks_mut(PIECE * s).zip(firsts.par_chunks_mut(PIECE * s));
-        pieces.zip(seconds.par_chunks_mut(PIECE * s)).enumerate().for_each(
-            |(piece, ((w, firsts), seconds))| {
-                let mut gradient = vec![0.0; w.len()];
-                let lists = slopes.subcols(piece * PIECE, w.len() / s);
-                linalg::product(lists.transpose(), x, &mut gradient);
-                adam.step(w, [firsts, seconds], &gradient);
-            },
-        );
-        let gradient: Vec<f32> = (0..n_lists).map(|l| -slopes.col(l).iter().sum::<f32>()).collect();
-        adam.step(&mut values.b, of_b, &gradient);
-    }
-}
-
-/// Turns scores `z` into `p − r`; returns the loss.
-fn descend(z: &mut [f32], lists: &[u32], copies: usize, factor: f32) -> f64 {
-    let most = z.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let mut sum = 0.0;
-    for v in z.iter_mut() {
-        *v = (factor * (*v - most)).exp();
-        sum += *v;
-    }
-    z.iter_mut().for_each(|v| *v /= sum);
-    let n_neighbours = (lists.len() / copies) as f32;
-    let mut loss = 0.0;
-    let mut parts = Vec::with_capacity(lists.len());
-    for lists in lists.chunks_exact(copies) {
-        let chance = lists.iter().map(|&l| z[l as usize]).sum::<f32>().max(f32::MIN_POSITIVE);
-        loss -= f64::from(chance.ln());
-        parts.extend(lists.iter().map(|&l| (l as usize, z[l as usize] / (chance * n_neighbours))));
-    }
-    for (list, part) in parts {
-        z[list] -= part;
-    }
-    loss / f64::from(n_neighbours)
-}
-
-/// The mean loss.
-fn loss(values: &Values, held: &Examples<'_>, s: usize, factor: f32) -> f64 {
-    let n_lists = values.b.len();
-    let mut z = values.scores(held.queries, s);
-    let losses: Vec<f64> = z
-        .par_chunks_exact_mut(n_lists)
-        .zip(held.lists.par_chunks_exact(held.width))
-        .map(|(z, lists)| descend(z, lists, held.copies, factor))
-        .collect();
-    losses.iter().sum::<f64>() / losses.len() as f64
-}
-
-/// The power of two that scores are best multiplied by.
-fn factor(values: &Values, held: &Examples<'_>, s: usize) -> f32 {
-    let factors = (0..=10).map(|i| f32::from(1_u16 << i));
-    let losses = factors.map(|factor| (loss(values, held, s, factor), factor));
-    losses.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1.0, |(_, factor)| factor)
-}
-
-/// Lists to be read until each of [`SHARES`] of the neighbours is in one of them.
-fn lists_read(values: &Values, held: &Examples<'_>, s: usize) -> [usize; SHARES.len()] {
-    let n_lists = values.b.len();
-    let z = values.scores(held.queries, s);
-    let mut ranks: Vec<usize> = z
-        .par_chunks_exact(n_lists)
-        .zip(held.lists.par_chunks_exact(held.width))
-        .flat_map_iter(|(z, lists)| {
-            lists.chunks_exact(held.copies).map(|lists| {
-                let best = lists.iter().fold(f32::NEG_INFINITY, |m, &l| m.max(z[l as usize]));
-                1 + z.iter().filter(|&&v| v > best).count()
-            })
-        })
-        .collect();
-    ranks.sort_unstable();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
-    SHARES.map(|share| ranks[((share * ranks.len() as f64).ceil() as usize).clamp(1, ranks.len()) - 1])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::train::{generator, kmeans, normal};
 
     const S: usize = 16;
+
+    struct Made(Vec<f32>);
+
+    impl ReadRows for Made {
+        fn n_rows(&self) -> usize {
+            self.0.len() / S
+        }
+
+        fn dim(&self) -> usize {
+            S
+        }
+
+        fn gather(&self, rows: &[usize]) -> Vec<f32> {
+            rows.iter().flat_map(|row| &self.0[row * S..(row + 1) * S]).copied().collect()
+        }
+    }
 
     fn made(n: usize, seed: u64, offset: f32) -> Vec<f32> {
         let mut rng = generator(seed, "test");
@@ -424,11 +416,20 @@ mod tests {
             let all = first.iter().zip(further.chunks_exact(copies - 1));
             lists = all.flat_map(|(first, further)| [&[*first], further].concat()).collect();
         }
-        let asked = Asked::new(Metric::Ip, &centroids, points, queries, &mut rng);
-        let (router, outcome) = asked.train(&centroids, &lists, copies, |_, _| true, &mut rng);
-        assert_eq!(router.len(), n_lists);
-        if !outcome.kept {
-            assert!(router.values == centroids.values && router.bias() == centroids.bias());
+        let (given, asked) = (Made(points.to_vec()), queries.map(|queries| Made(queries.to_vec())));
+        let request = Request {
+            metric: Metric::Ip,
+            centroids: &centroids,
+            points: &given,
+            queries: asked.as_ref().map(|queries| queries as &dyn ReadRows),
+            reduced: queries.unwrap_or(points),
+        };
+        let asked = Asked::new(&request, RouterTarget::Neighbours, &mut rng);
+        let Trained { weights, outcome, .. } =
+            asked.train(&centroids, &lists, copies, None, |_, _, _| true, &mut rng);
+        assert_eq!(weights.len(), n_lists);
+        if outcome.kept == Kept::Centroids {
+            assert!(weights.values == centroids.values && weights.bias() == centroids.bias());
         }
         outcome
     }
@@ -439,8 +440,10 @@ mod tests {
         // With further copies there is less to gain.
         for (copies, share) in [(1, 0.9), (3, 1.0)] {
             let outcome = trained(&points, Some(&queries), copies, 64);
-            let [centroids, trained] = outcome.lists.map(|lists| lists[1] as f64);
-            assert!(outcome.kept && trained <= share * centroids, "{copies} copies: {outcome}");
+            let [centroids, trained] =
+                [outcome.by_centroids, outcome.by_weights].map(|lists| lists[1] as f64);
+            let is_kept = outcome.kept == Kept::Weights;
+            assert!(is_kept && trained <= share * centroids, "{copies} copies: {outcome}");
         }
     }
 
@@ -450,8 +453,8 @@ mod tests {
         // What few queries have in common is chance.
         for (queries, n_lists) in [(made(12, 2, 0.0), 64), (made(1, 2, 0.0), 8)] {
             let outcome = trained(&points, Some(&queries), 1, n_lists);
-            let [centroids, trained] = outcome.lists;
-            assert_eq!(outcome.kept, trained.iter().zip(centroids).all(|(a, b)| *a <= b), "{outcome}");
+            let is_kept = no_more(outcome.by_weights, outcome.by_centroids);
+            assert_eq!(outcome.kept == Kept::Weights, is_kept, "{outcome}");
         }
         for n in [1, 2, 9] {
             trained(&points[..n * S], None, 1, 1);
@@ -463,7 +466,7 @@ mod tests {
     fn neighbours_are_those_of_all_points() {
         let (points, queries) = (made(3001, 1, 0.0), made(131, 2, 0.0));
         for metric in [Metric::Ip, Metric::L2] {
-            let found = neighbours(metric, &points, &queries, S, 5);
+            let found = neighbours(metric, &Made(points.clone()), &queries, 5);
             for (q, found) in queries.chunks_exact(S).zip(found.chunks_exact(5)) {
                 let product = |x: &[f32]| x.iter().zip(q).map(|(a, b)| a * b).sum::<f32>();
                 let best = points.chunks_exact(S).map(product).fold(f32::NEG_INFINITY, f32::max);

@@ -1,13 +1,17 @@
 //! Scorer: approximate scores of every point in a list.
 //!
-//! [`Rrr`] is LoRANN's reduced-rank regression, [`Pq`] is ScaNN's product quantisation; [`Scorer::Rows`] scores stored
-//! vectors (`Flat` in f32, `SQ8` in bytes). All work in the transform's space and return internal scores (smaller is better), up to a term
+//! [`Rrr`] is LoRANN's reduced-rank regression, [`Pq`] is ScaNN's product quantisation, [`Cnn`] a convolutional network for each list;
+//! [`Scorer::Rows`] scores stored vectors (`Flat` in f32, `SQ8` in bytes). All work in the transform's space and return internal scores (smaller is better), up to a term
 //! that depends on the query alone: for l2, [`Scorer::omits_query_norm`] says that `‖q‖²` is left out.
 
+pub(crate) mod cnn;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 pub(crate) mod pq;
 pub(crate) mod rows;
 pub(crate) mod rrr;
 
+pub(crate) use cnn::Cnn;
 pub(crate) use pq::Pq;
 pub(crate) use rrr::Rrr;
 
@@ -22,6 +26,8 @@ pub(crate) enum Scorer {
     Rrr(Rrr),
     /// Lookup tables over codes.
     Pq(Pq),
+    /// Networks.
+    Cnn(Cnn),
     /// Stored vectors.
     Rows(RowStore),
 }
@@ -31,7 +37,7 @@ impl Scorer {
     pub fn query_bytes(&self) -> usize {
         match self {
             Self::Pq(pq) => pq.query_bytes(),
-            Self::Rrr(_) | Self::Rows(_) => 0,
+            Self::Rrr(_) | Self::Cnn(_) | Self::Rows(_) => 0,
         }
     }
 
@@ -40,13 +46,14 @@ impl Scorer {
         match self {
             Self::Rrr(rrr) => rrr.n_bytes(),
             Self::Pq(pq) => pq.n_bytes(),
+            Self::Cnn(cnn) => cnn.n_bytes(),
             Self::Rows(rows) => rows.n_bytes(),
         }
     }
 
     /// Whether l2 scores lack `‖q‖²`.
     pub fn omits_query_norm(&self) -> bool {
-        matches!(self, Self::Rrr(_) | Self::Pq(_))
+        matches!(self, Self::Rrr(_) | Self::Pq(_) | Self::Cnn(_))
     }
 }
 

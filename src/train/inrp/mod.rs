@@ -22,11 +22,8 @@ use self::checkpoint::{Checkpoint, State};
 pub use checkpoint::CheckpointError;
 pub(crate) use pairs::Pairs;
 
-use super::{ReadRows, adam::Adam, generator, sample};
-use crate::spec::TransformSpec;
-
-/// Values of rows brought to a standard, at most: products of products of such are far from f32's end.
-pub(crate) const MOST: f32 = 1e6;
+use super::{Network, ReadRows, adam::Adam, generator, sample};
+use crate::{network::MOST, spec::TransformSpec};
 
 /// Rows in a batch, at most: their pairs take 4·batch² bytes.
 const BATCH_MAX: usize = 16_384;
@@ -132,31 +129,6 @@ impl Default for Training {
             checkpoint: None,
         }
     }
-}
-
-/// Values that are trained together.
-#[derive(Clone)]
-pub(crate) struct Parameter {
-    pub values: Vec<f32>,
-    /// Of the direct path.
-    pub is_direct: bool,
-}
-
-/// Something to train, on rows of zero mean (where that may be) and unit deviation.
-pub(crate) trait Network {
-    /// Its parameters as they start.
-    fn parameters(&self) -> Vec<Parameter>;
-
-    /// Gradients by all parameters for a batch `x`, `[m, d]`; `slope` turns its outputs, `[m, s]`, into the gradient by them.
-    fn gradients(
-        &self,
-        values: &[Vec<f32>],
-        x: &[f32],
-        slope: &mut dyn FnMut(&[f32]) -> Vec<f32>,
-    ) -> Vec<Vec<f32>>;
-
-    /// Outputs `[m, s]` as searches will see them.
-    fn outputs(&self, values: &[Vec<f32>], x: &[f32]) -> Vec<f32>;
 }
 
 /// Rows as networks see them.

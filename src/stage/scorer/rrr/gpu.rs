@@ -2,33 +2,26 @@
 
 use super::Rrr;
 use crate::{
-    block::BLOCK,
     format::ALIGN,
     gpu::{
         Buffer, GpuError,
-        kernel::{Kernel, Plan},
+        kernel::Kernel,
         layout::{ScanParams, narrow},
         pages::{ListPage, Pages},
         primitives::{PageWork, PairInputs},
         recording::{Cost, Recording},
     },
     lists::Lists,
+    stage::scorer::gpu::{GpuRuns, readings},
 };
 
 /// A and B on the device.
 pub(crate) struct GpuRrr {
     /// Pages of A, by list.
     pub a: Vec<ListPage>,
-    /// Pages of B, by list.
-    pub b: Vec<ListPage>,
-    /// Components a pair is projected to, the first included.
-    pub t_len: usize,
-    /// Codes a projected pair has, in 16s.
-    pub t_steps: usize,
+    pub b: GpuRuns,
     project: ScanParams,
-    score: ScanParams,
     a_bits: crate::spec::Bits,
-    b_bits: crate::spec::Bits,
 }
 
 impl GpuRrr {
@@ -37,8 +30,14 @@ impl GpuRrr {
         let shape = rrr.shape;
         let a_starts: Vec<usize> = (0..=lists.len()).map(|list| list * shape.a_bytes()).collect();
         let a = pages.add_lists("rrr.a", &rrr.a.tensor_bytes(), &a_starts, lists, page_bytes)?;
-        let b = pages.add_lists("rrr.b", &rrr.b.tensor_bytes(), &rrr.starts, lists, page_bytes)?;
         let t_len = shape.rank + 1;
+        let b = GpuRuns::new(
+            pages,
+            ("rrr.b", &rrr.b.tensor_bytes(), &rrr.starts),
+            (shape.b, t_len, rrr.metric.product_factor()),
+            lists,
+            page_bytes,
+        )?;
         let project = ScanParams {
             query_steps: narrow(shape.a.query_len().div_ceil(16)),
             block_words: narrow(shape.a.code_bytes() / 4),
@@ -49,23 +48,7 @@ impl GpuRrr {
             t_stride: narrow(t_len),
             ..Default::default()
         };
-        let score = ScanParams {
-            query_steps: narrow(shape.b.query_len().div_ceil(16)),
-            block_words: narrow(shape.b.code_bytes() / 4),
-            has_norm: u32::from(shape.b.has_norm),
-            factor: rrr.metric.product_factor(),
-            ..Default::default()
-        };
-        Ok(Self {
-            a,
-            b,
-            t_len,
-            t_steps: score.query_steps as usize,
-            project,
-            score,
-            a_bits: shape.a.bits,
-            b_bits: shape.b.bits,
-        })
+        Ok(Self { a, b, project, a_bits: shape.a.bits })
     }
 
     /// Where each list's run begins, in cache lines.
@@ -98,42 +81,14 @@ impl GpuRrr {
         let share = 1.0 / self.a.len() as f64;
         let n = f64::from(round.n_slots) * share;
         let record = f64::from(params.record_words) * 4.0;
-        let read = n.min(match pairs.plan {
-            Plan::QueryMajor => f64::INFINITY,
-            Plan::ClusterMajor => f64::from(round.n_lists) * share,
-        });
+        let read = readings(n, f64::from(round.n_lists) * share, pairs.plan);
         let s = f64::from(params.column_len);
         let cost = Cost {
-            bytes: read * record + n * (5.0 * s + 4.0 * self.t_len as f64),
-            ops: 2.0 * n * s * self.t_len as f64,
+            bytes: read * record + n * (5.0 * s + 4.0 * self.b.t_len as f64),
+            ops: 2.0 * n * s * self.b.t_len as f64,
         };
         let kernel = Kernel::RrrProject(self.a_bits, pairs.plan);
         let bindings = [runs, codes, heads, reduced, pairs.lists, pairs.groups, pairs.slots, projected];
-        recording.dispatch(kernel, &params, &bindings, work.grid, cost);
-    }
-
-    /// Scores the points on a page for the pairs that probe them.
-    pub fn score(
-        &self,
-        recording: &mut Recording,
-        work: PageWork,
-        (page, runs): (&ListPage, &Buffer),
-        (codes, heads): (&Buffer, &Buffer),
-        pairs: PairInputs<'_>,
-        (candidates, states): (&Buffer, &Buffer),
-    ) {
-        let params = ScanParams {
-            run_from: narrow(page.run_from),
-            query_steps: self.score.query_steps,
-            block_words: self.score.block_words,
-            has_norm: self.score.has_norm,
-            factor: self.score.factor,
-            ..work.params
-        };
-        let point = f64::from(params.block_words) * 4.0 / BLOCK as f64 + 6.0;
-        let cost = Cost { bytes: work.read * point, ops: 2.0 * work.points * self.t_len as f64 };
-        let kernel = Kernel::RrrScore(self.b_bits, pairs.plan);
-        let bindings = [runs, codes, heads, pairs.lists, pairs.groups, pairs.slots, candidates, states];
         recording.dispatch(kernel, &params, &bindings, work.grid, cost);
     }
 }

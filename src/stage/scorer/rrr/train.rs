@@ -27,11 +27,8 @@ use rayon::prelude::*;
 use super::{A, B, RrrShape};
 use crate::{
     metric::Metric,
-    train::{kmeans::squared_norm, linalg, normal, rotation},
+    train::{grouped::Grouped, kmeans::squared_norm, linalg, normal, rotation},
 };
-
-/// Lists whose regressions a training query takes part in.
-pub(crate) const TRAIN_LISTS: usize = 5;
 
 /// Share of the mean variance added to every direction: directions no training query has must not be
 /// inverted, and 10⁻⁴ of the variance is far below what int8 resolves.
@@ -40,39 +37,6 @@ const RIDGE: f32 = 1e-4;
 /// Training queries of one list, at most, per dimension: a second moment of s dimensions is known from a few
 /// times s vectors; more of them find no more neighbours.
 const QUERIES_PER_DIM: usize = 4;
-
-/// Groups of row numbers, one a list.
-pub(crate) struct Members<'a> {
-    pub offsets: &'a [usize],
-    pub rows: &'a [u32],
-}
-
-impl Members<'_> {
-    fn of(&self, list: usize) -> &[u32] {
-        &self.rows[self.offsets[list]..self.offsets[list + 1]]
-    }
-}
-
-/// Vectors of s dimensions and which lists they belong to.
-pub(crate) struct Grouped<'a> {
-    /// `[n, s]` row-major.
-    pub vectors: &'a [f32],
-    pub members: Members<'a>,
-}
-
-impl Grouped<'_> {
-    /// The vectors of a list, or if there are more than `most`, that many spread evenly over them.
-    fn gather(&self, list: usize, s: usize, most: usize) -> Vec<f32> {
-        let rows = self.members.of(list);
-        let n = rows.len().min(most);
-        let mut out = Vec::with_capacity(n * s);
-        for i in 0..n {
-            let row = rows[i * rows.len() / n] as usize;
-            out.extend_from_slice(&self.vectors[row * s..][..s]);
-        }
-        out
-    }
-}
 
 /// Trains all lists and fills in the tensors; `step` is called once a list.
 pub(crate) fn write(
@@ -98,9 +62,10 @@ pub(crate) fn write(
         if stops.load(Ordering::Relaxed) {
             return;
         }
-        let members = points.gather(list, shape.s, usize::MAX);
+        let members = points.gather(&points.members.some(list, usize::MAX), shape.s);
         if !members.is_empty() {
-            let visitors = queries.gather(list, shape.s, QUERIES_PER_DIM * shape.s);
+            let visitors = queries.members.some(list, QUERIES_PER_DIM * shape.s);
+            let visitors = queries.gather(&visitors, shape.s);
             // Fewer queries than points: the points themselves stand in.
             let x = if visitors.len() < members.len() { members.clone() } else { visitors };
             let (left, right) = regress(members.clone(), x, shape, &mix, start.as_ref());

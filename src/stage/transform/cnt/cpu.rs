@@ -1,10 +1,10 @@
 //! The network by SIMD: every layer is a product of f16 weights with several rows at a time.
 
-use super::{super::cpu::Projection, Cnt, Layer, MOST, Weights};
-use crate::simd::Simd;
-
-/// Rows that meet weights together.
-const TOGETHER: usize = 4;
+use super::{super::cpu::Projection, Cnt, Layer, MOST, Shape, Weights};
+use crate::{
+    network::{self, Values},
+    simd::Simd,
+};
 
 /// Memory that layers live in.
 #[derive(Default)]
@@ -44,7 +44,7 @@ pub(crate) fn project<const N: usize>(simd: Simd, cnt: &Cnt, queries: [Projectio
 
 /// Reduces `rows`, `[m, d]`, to `y`, `[m, s]`.
 pub(crate) fn forward(simd: Simd, net: Weights<'_>, rows: &[f32], y: &mut [f32], room: &mut Room) {
-    let (shape, layout) = (net.shape, net.layout);
+    let (shape, layout, net) = (net.shape, net.layout, net.values);
     let (s, n) = (shape.s, shape.n_tokens);
     let (centre, scales) = (net.biases(layout.centre_at, shape.d), net.biases(layout.scales_at, 2));
     room.x.clear();
@@ -77,7 +77,7 @@ pub(crate) fn forward(simd: Simd, net: Weights<'_>, rows: &[f32], y: &mut [f32],
         }
         let each = if is_last { 1 } else { n + 1 };
         dense(simd, net, &stage.queries, &own, &mut room.queries);
-        attend(simd, net, each, room);
+        attend(simd, shape, each, room);
         dense(simd, net, &stage.out, &room.seen, &mut room.added);
         add(&mut own, &room.added);
         dense(simd, net, &stage.up, &own, &mut room.hidden);
@@ -104,27 +104,13 @@ fn add(to: &mut [f32], what: &[f32]) {
 }
 
 /// `y = xW + b` for the rows of `x`.
-fn dense(simd: Simd, net: Weights<'_>, layer: &Layer, x: &[f32], y: &mut Vec<f32>) {
-    let (weights, biases) = net.layer(layer);
+fn dense(simd: Simd, net: Values<'_>, layer: &Layer, x: &[f32], y: &mut Vec<f32>) {
     y.resize(x.len() / layer.from * layer.to, 0.0);
-    let groups = x.chunks(TOGETHER * layer.from).zip(y.chunks_mut(TOGETHER * layer.to));
-    for (x, y) in groups {
-        let mut pairs = x.chunks_exact(layer.from).zip(y.chunks_exact_mut(layer.to));
-        if x.len() == TOGETHER * layer.from
-            && let (Some(a), Some(b), Some(c), Some(d)) =
-                (pairs.next(), pairs.next(), pairs.next(), pairs.next())
-        {
-            simd.project_f16::<TOGETHER>(weights, [a, b, c, d]);
-        } else {
-            pairs.for_each(|pair| simd.project_f16(weights, [pair]));
-        }
-    }
-    y.chunks_exact_mut(layer.to).for_each(|y| add(y, biases));
+    network::dense(simd, net, layer, (x, layer.from), y);
 }
 
 /// What `each` tokens of a row see of all its tokens, through all heads.
-fn attend(simd: Simd, net: Weights<'_>, each: usize, room: &mut Room) {
-    let shape = net.shape;
+fn attend(simd: Simd, shape: Shape, each: usize, room: &mut Room) {
     let (s, key, n_heads, n) = (shape.s, shape.key, shape.n_heads, shape.n_tokens + 1);
     let head_width = key + s;
     let Room { queries, keys, seen, fits, .. } = room;

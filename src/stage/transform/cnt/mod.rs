@@ -35,8 +35,8 @@ use half::f16;
 
 use crate::{
     format::{Image, OpenError, TensorDecl, View},
+    network::{Layer, MOST, Places, Values},
     spec::CntSizes,
-    train::inrp::MOST,
 };
 
 const WEIGHTS: &str = "cnt.weights";
@@ -58,15 +58,6 @@ pub(crate) struct Shape {
     pub hidden: usize,
     /// Width of a query or key.
     pub key: usize,
-}
-
-/// A linear layer's place: weights `[from, to]` row-major, then biases `[to]`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Layer {
-    pub from: usize,
-    pub to: usize,
-    pub weights_at: usize,
-    pub biases_at: usize,
 }
 
 /// The layers of a stage.
@@ -131,17 +122,9 @@ impl Shape {
     /// Where each layer is.
     pub fn layout(&self) -> Layout {
         let Self { d, s, n_heads, .. } = *self;
-        let (mut n_weights, mut n_biases) = (0, 0);
-        let mut take = |n: usize| {
-            n_biases += n;
-            n_biases - n
-        };
-        let (scales_at, centre_at, gate_at, shift_at) = (take(2), take(d), take(s), take(s));
-        let mut layer = |from: usize, to: usize| {
-            let layer = Layer { from, to, weights_at: n_weights, biases_at: take(to) };
-            n_weights += from * to;
-            layer
-        };
+        let mut places = Places::default();
+        let [scales_at, centre_at, gate_at, shift_at] = [2, d, s, s].map(|n| places.take(n));
+        let mut layer = |from: usize, to: usize| places.layer(from, to);
         let input = layer(d, self.wide());
         let stages = (0..self.n_stages)
             .map(|_| Stage {
@@ -153,6 +136,7 @@ impl Shape {
             })
             .collect();
         let output = layer(s, s);
+        let Places { n_weights, n_biases } = places;
         Layout { input, stages, output, scales_at, centre_at, gate_at, shift_at, n_weights, n_biases }
     }
 
@@ -174,26 +158,12 @@ pub(crate) struct Cnt {
     biases: View<f32>,
 }
 
-/// Its values.
+/// Its sizes and its values.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
     pub shape: Shape,
     pub layout: &'a Layout,
-    pub weights: &'a [f16],
-    pub biases: &'a [f32],
-}
-
-impl<'a> Weights<'a> {
-    /// A layer's weights and biases.
-    pub fn layer(&self, layer: &Layer) -> (&'a [f16], &'a [f32]) {
-        let Layer { from, to, weights_at, biases_at } = *layer;
-        (&self.weights[weights_at..weights_at + from * to], &self.biases[biases_at..biases_at + to])
-    }
-
-    /// `n` of the biases.
-    pub fn biases(&self, at: usize, n: usize) -> &'a [f32] {
-        &self.biases[at..at + n]
-    }
+    pub values: Values<'a>,
 }
 
 impl Cnt {
@@ -231,7 +201,8 @@ impl Cnt {
 
     /// Its values.
     pub fn weights(&self) -> Weights<'_> {
-        Weights { shape: self.shape, layout: &self.layout, weights: &self.weights, biases: &self.biases }
+        let values = Values { weights: &self.weights, biases: &self.biases };
+        Weights { shape: self.shape, layout: &self.layout, values }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The network's meaning, line by line as `mod.rs` writes it down.
 
-use super::{Cnt, Layer, MOST, Weights};
+use super::{Cnt, MOST};
+use crate::network::dense_reference as dense;
 
 /// Reduced query, `[s]`.
 #[allow(clippy::cast_possible_truncation, reason = "results are rounded once, to f32")]
 pub(crate) fn project(cnt: &Cnt, q: &[f32]) -> Vec<f32> {
     let net = cnt.weights();
-    let (shape, layout) = (net.shape, net.layout);
+    let (shape, layout, net) = (net.shape, net.layout, net.values);
     let (s, n) = (shape.s, shape.n_tokens);
     let wide = |at: usize, n: usize| net.biases(at, n).iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let [deviation, inverse] = [wide(layout.scales_at, 2)[0], wide(layout.scales_at, 2)[1]];
@@ -46,16 +47,6 @@ fn hswish(v: f64) -> f64 {
 
 fn add(to: &mut [f64], what: &[f64]) {
     to.iter_mut().zip(what).for_each(|(to, v)| *to += v);
-}
-
-fn dense(net: Weights<'_>, layer: &Layer, x: &[f64]) -> Vec<f64> {
-    let (weights, biases) = net.layer(layer);
-    (0..layer.to)
-        .map(|j| {
-            let products = x.iter().enumerate().map(|(i, v)| v * f64::from(weights[i * layer.to + j]));
-            products.sum::<f64>() + f64::from(biases[j])
-        })
-        .collect()
 }
 
 /// What a head sees: values weighted by how well their keys fit its query.

@@ -12,8 +12,13 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{BIASES, Layer, Layout, Shape, WEIGHTS, Weights};
 use crate::{
+    network::OwnValues,
     simd::Simd,
-    train::inrp::{Network, Parameter, Standard},
+    train::{
+        Network, Parameter,
+        inrp::Standard,
+        tensors::{floats, gradients, rows},
+    },
 };
 
 /// Added to variances.
@@ -270,7 +275,7 @@ impl CntNetwork {
                 put(&layout.output, 0, &turned, None);
             }
         }
-        OwnWeights { shape: self.shape, layout: layout.clone(), weights, biases }
+        OwnWeights { shape: self.shape, layout: layout.clone(), values: OwnValues { weights, biases } }
     }
 }
 
@@ -278,23 +283,22 @@ impl CntNetwork {
 pub(crate) struct OwnWeights {
     shape: Shape,
     layout: Layout,
-    weights: Vec<f16>,
-    biases: Vec<f32>,
+    values: OwnValues,
 }
 
 impl OwnWeights {
     /// As inference sees them.
     pub fn view(&self) -> Weights<'_> {
-        Weights { shape: self.shape, layout: &self.layout, weights: &self.weights, biases: &self.biases }
+        Weights { shape: self.shape, layout: &self.layout, values: self.values.view() }
     }
 
     /// Fills in the tensors.
     pub fn write(&self, parts: &mut std::collections::BTreeMap<&'static str, &mut [u8]>) {
         if let Some(out) = parts.get_mut(WEIGHTS) {
-            out.copy_from_slice(bytemuck::cast_slice(&self.weights));
+            out.copy_from_slice(bytemuck::cast_slice(&self.values.weights));
         }
         if let Some(out) = parts.get_mut(BIASES) {
-            out.copy_from_slice(bytemuck::cast_slice(&self.biases));
+            out.copy_from_slice(bytemuck::cast_slice(&self.values.biases));
         }
     }
 }
@@ -315,14 +319,7 @@ impl Network for CntNetwork {
             self.tensors(values, &device).into_iter().map(Tensor::require_grad).collect();
         let y = self.forward(&parameters, rows(x, self.shape.d, &device), &mut |_, _| {});
         let dy = rows(&slope(&floats(&y)), self.shape.s, &device);
-        // The sum of outputs times their slope has the gradient of the loss.
-        let gradients = (y * dy).sum().backward();
-        let gradient = |p: &Tensor<2>| p.grad(&gradients).map(|g| floats(&g));
-        parameters
-            .iter()
-            .zip(values)
-            .map(|(p, v)| gradient(p).unwrap_or_else(|| vec![0.0; v.len()]))
-            .collect()
+        gradients(y, dy, &parameters)
     }
 
     fn outputs(&self, values: &[Vec<f32>], x: &[f32]) -> Vec<f32> {
@@ -335,15 +332,6 @@ impl Network for CntNetwork {
 
 fn hswish(x: Tensor<2>) -> Tensor<2> {
     x.clone() * ((x + 3.0).clamp(0.0, 6.0) / 6.0)
-}
-
-fn rows(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len() / width, width]), device)
-}
-
-fn floats(tensor: &Tensor<2>) -> Vec<f32> {
-    // The backend's only type of floats is f32.
-    tensor.to_data().try_to_vec().expect("floats are f32")
 }
 
 #[cfg(test)]

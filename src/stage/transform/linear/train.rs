@@ -5,10 +5,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::{
-    inrp::{Network, Parameter},
-    linalg, rotation,
-};
+use crate::train::{Network, Parameter, linalg, rotation};
 
 /// Rows in one piece of a second moment.
 const CHUNK: usize = 1024;

@@ -1,10 +1,10 @@
-// Scores of a list's points by B, `norm + factor·tB`, kept where they reach their query's floor.
+// Scores of a list's points by their run, `norm + factor·⟨t, point⟩`, kept where they reach their query's floor.
 //
 // A workgroup takes up to 8 slots of a list × up to 256 points, an invocation one point at a time. Reads r + 6 bytes a
 // point (10 for l2) and 8 slots, r + 16 bytes a slot. Grid: one workgroup a unit of work. Integer sums are exact; a
-// score is off by two roundings at most where `fma` is not fused. Twin: `rrr/cpu.rs`.
+// score is off by two roundings at most where `fma` is not fused. Twins: `rrr/cpu.rs`, `cnn/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: ScanParams;
-@group(0) @binding(1) var<storage, read> runs: array<u32>; // the page's runs of B
+@group(0) @binding(1) var<storage, read> runs: array<u32>; // the page's runs of points
 @group(0) @binding(2) var<storage, read> query_codes: array<vec4<u32>>; // [n_slots, query_steps]
 @group(0) @binding(3) var<storage, read> heads: array<Head>; // [n_slots]
 @group(0) @binding(4) var<storage, read> lists: array<vec2<u32>>; // [n_lists + 1]: position, run
@@ -25,7 +25,7 @@ fn key_of(work: Work, query: u32, head: VectorHead, product: i32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn scorer_rrr_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
+fn scorer_run_score(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local_ix: u32) {
     let work = find_work(workgroup.y * params.grid_width + workgroup.x);
     if (work.n_slots == 0u) {
         return;
