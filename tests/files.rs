@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use ndarray::Array2;
 use nearfield::{Device, Index, Metric, OpenError, SearchParams, Training};
 use proptest::prelude::*;
-use support::{METRICS, NETWORKS, SPECS, build, made, search, v1};
+use support::{METRICS, NETWORKS, SPECS, build, made, search, v1, with_random_networks};
 
 #[test]
 fn a_saved_index_answers_as_before() {
@@ -301,6 +301,10 @@ fn files_of_version_1_open() {
             if !file.exists() && std::env::var("BLESS").is_ok() {
                 let index = build(spec, metric, base.view());
                 index.save(&file).unwrap();
+                if NETWORKS.contains(&spec) {
+                    fs::write(&file, with_random_networks(&fs::read(&file).unwrap())).unwrap();
+                }
+                let index = Index::open(&file).unwrap();
                 let hits = search(&index, Device::Reference, queries.view(), params);
                 nearfield::io::write_ids(&answers, hits.ids.view()).unwrap();
             }
@@ -325,6 +329,14 @@ fn networks_that_are_not_finite_are_refused() {
         let mut bad = good.clone();
         let at = tensor_at(&good, name);
         bad[at + bytes.len()..at + 2 * bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, bad).unwrap();
+        let error = Index::open(&path).unwrap_err();
+        assert!(matches!(&error, OpenError::Value { name: n, .. } if n == name), "{error}");
+    }
+    for (spec, name) in [(NETWORKS[4], "router.network_biases"), (NETWORKS[7], "cnn.biases")] {
+        let mut bad = fs::read(v1(spec, Metric::Ip)).unwrap();
+        let at = tensor_at(&bad, name);
+        bad[at + 8..at + 12].copy_from_slice(&f32::NAN.to_le_bytes());
         fs::write(&path, bad).unwrap();
         let error = Index::open(&path).unwrap_err();
         assert!(matches!(&error, OpenError::Value { name: n, .. } if n == name), "{error}");

@@ -33,7 +33,13 @@ pub(crate) struct Examples<'a> {
     /// K·copies.
     pub width: usize,
     pub copies: usize,
+    /// Of each query a class that does not count, or [`NONE`]; empty where all count.
+    pub own: Vec<u32>,
 }
+
+/// No class.
+#[cfg(feature = "neural")]
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Weights `[L, s]` and biases `[L]`, in units in which weights have about unit length.
 #[derive(Clone)]
@@ -79,16 +85,6 @@ impl<'a> Front<'a> {
     }
 }
 
-impl Classes {
-    /// Scores of all classes for `t`, `[m, L]`.
-    fn scores(&self, t: &[f32], s: usize) -> Vec<f32> {
-        let n_classes = self.b.len();
-        let mut z = linalg::par_product(t, linalg::rows(&self.w, n_classes, s).transpose());
-        z.par_chunks_exact_mut(n_classes).for_each(|z| z.iter_mut().zip(&self.b).for_each(|(z, b)| *z -= b));
-        z
-    }
-}
-
 impl Examples<'_> {
     /// The number of queries.
     pub fn len(&self) -> usize {
@@ -105,6 +101,24 @@ impl Examples<'_> {
         &self.classes[row * self.width..(row + 1) * self.width]
     }
 
+    /// Scores of all classes for queries `rows`, which meet them as `t`: `[m, L]`.
+    fn scores(&self, classes: &Classes, t: &[f32], rows: &[usize]) -> Vec<f32> {
+        let (n_classes, s) = (classes.b.len(), self.dim());
+        let mut z = linalg::par_product(t, linalg::rows(&classes.w, n_classes, s).transpose());
+        z.par_chunks_exact_mut(n_classes).zip(rows).for_each(|(z, &row)| {
+            z.iter_mut().zip(&classes.b).for_each(|(z, b)| *z -= b);
+            if let Some(z) = self.own.get(row).and_then(|&own| z.get_mut(own as usize)) {
+                *z = f32::NEG_INFINITY;
+            }
+        });
+        z
+    }
+
+    /// The numbers of all queries.
+    fn rows(&self) -> Vec<usize> {
+        (0..self.len()).collect()
+    }
+
     /// The queries as classes meet them.
     fn met(&self, front: Option<&Front<'_>>) -> Cow<'_, [f32]> {
         match front {
@@ -116,7 +130,7 @@ impl Examples<'_> {
     /// For each neighbour how many classes rank before the first that holds it, itself counted: ascending.
     pub fn ranks(&self, classes: &Classes, front: Option<&Front<'_>>) -> Vec<usize> {
         let n_classes = classes.b.len();
-        let z = classes.scores(&self.met(front), self.dim());
+        let z = self.scores(classes, &self.met(front), &self.rows());
         let mut ranks: Vec<usize> = z
             .par_chunks_exact(n_classes)
             .zip(self.classes.par_chunks_exact(self.width))
@@ -133,7 +147,7 @@ impl Examples<'_> {
 
     /// The mean loss of queries as classes meet them.
     fn loss(&self, classes: &Classes, met: &[f32], factor: f32) -> f64 {
-        let mut z = classes.scores(met, self.dim());
+        let mut z = self.scores(classes, met, &self.rows());
         let losses: Vec<f64> = z
             .par_chunks_exact_mut(classes.b.len())
             .zip(self.classes.par_chunks_exact(self.width))
@@ -233,7 +247,7 @@ impl Walk {
     ) -> Vec<f32> {
         let n_classes = classes.b.len();
         let s = t.len() / rows.len();
-        let mut z = classes.scores(t, s);
+        let mut z = examples.scores(classes, t, rows);
         let share = self.factor / rows.len() as f32;
         z.par_chunks_exact_mut(n_classes).zip(rows).for_each(|(z, &row)| {
             descend(z, examples.of(row), examples.copies, self.factor);

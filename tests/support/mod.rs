@@ -43,11 +43,15 @@ pub const SPECS: [&str; 28] = [
 ];
 
 /// Networks, which take the feature `neural` to train and nothing to search.
-pub const NETWORKS: [&str; 4] = [
+pub const NETWORKS: [&str; 8] = [
     "CNT5,Flat",
     "CNT16(tokens=2,heads=1,expansion=1),IVF6,RRR16",
     "CNT7(tokens=3,stages=2),IVF5,SQ8,Refine(f16)",
     "CNT12(tokens=5,heads=3,stages=3),PQ4x8,Refine(f32)",
+    "IVF6(router=cnn,width=4),RRR16,Refine(f16)",
+    "PCA13,IVF5(soar=1,router=cnn,labels,width=3),APQ4x4",
+    "PCA9x8,IVF4(router=cnn,width=2),CNN(width=2)",
+    "IVF5(soar=1),CNN(width=7),Refine(sq8)",
 ];
 
 /// Numbers that look random, the same everywhere.
@@ -87,6 +91,26 @@ pub fn build(spec: &str, metric: Metric, base: ArrayView2<'_, f32>) -> Index {
     let training = Training { steps: 40, batch: 32, rate: 0.03, averaged_from: 0.9, ..Default::default() };
     let spec: IndexSpec = spec.parse().unwrap();
     Index::builder(spec).metric(metric).seed(3).training(training).build(base).unwrap()
+}
+
+/// An index file with other values, that look random, in the networks that are nothing where training found nothing better.
+pub fn with_random_networks(file: &[u8]) -> Vec<u8> {
+    let header = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&file[8..header]).unwrap();
+    let (mut numbers, mut out) = (Numbers::new(5), file.to_vec());
+    for name in ["router.network", "cnn.weights"] {
+        let Some(offsets) = json[name]["data_offsets"].as_array() else { continue };
+        let [from, to] = [0, 1].map(|i| header + usize::try_from(offsets[i].as_u64().unwrap()).unwrap());
+        for bytes in out[from..to].chunks_exact_mut(2) {
+            bytes.copy_from_slice(&half::f16::from_f32(0.1 * numbers.normal()).to_le_bytes());
+        }
+        let sum = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&out[from..to]));
+        json["__metadata__"][format!("xxh3.{name}")] = sum.into();
+    }
+    let mut text = json.to_string().into_bytes();
+    text.resize(header - 8, b' ');
+    out[8..header].copy_from_slice(&text);
+    out
 }
 
 /// The kept file of version 1 of this specification, made of 120 rows of 20 dimensions.

@@ -2,7 +2,13 @@
 
 use super::{gpus, held, room, slots, values};
 use crate::{
-    gpu::{Buffer, Gpu, kernel::Plan, layout::{ScanParams, narrow}, primitives::PairInputs, recording::Recording},
+    gpu::{
+        Buffer, Gpu,
+        kernel::Plan,
+        layout::{ScanParams, narrow},
+        primitives::PairInputs,
+        recording::Recording,
+    },
     metric::Metric,
     network::conv::{self, gpu as on_device},
     stage::transform::{
@@ -81,8 +87,7 @@ fn moved(
 ) -> Vec<f32> {
     let shape = networks.shape;
     let stride = shape.s + 3;
-    let padded: Vec<f32> =
-        queries.chunks_exact(shape.s).flat_map(|q| [q, &[f32::NAN; 3]].concat()).collect();
+    let padded: Vec<f32> = queries.chunks_exact(shape.s).flat_map(|q| [q, &[f32::NAN; 3]].concat()).collect();
     let on_gpu = on_device::GpuNetworks::new(gpu, networks).unwrap();
     let weights = on_device::GpuNetworks::weights(gpu, networks).unwrap();
     let sizes = on_device::Rooms::of(&shape);

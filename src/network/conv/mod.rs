@@ -190,7 +190,9 @@ pub(crate) mod tests {
             .flat_map(|layer| {
                 // Outputs of about the size of inputs.
                 let spread = (2.0 / layer.from as f32).sqrt();
-                (0..layer.from * layer.to).map(|_| f16::from_f32(spread * normal(&mut rng))).collect::<Vec<_>>()
+                (0..layer.from * layer.to)
+                    .map(|_| f16::from_f32(spread * normal(&mut rng)))
+                    .collect::<Vec<_>>()
             })
             .collect();
         parts.get_mut(NAMES[0]).unwrap().copy_from_slice(bytemuck::cast_slice(&weights));
@@ -213,7 +215,10 @@ pub(crate) mod tests {
         assert!(got.len() == want.len() && !want.is_empty(), "{what}: {} values", got.len());
         let size = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
-            assert!((got - want).abs() <= 2e-5 * size, "{what}, value {i}: {got} against {want}, of up to {size}");
+            assert!(
+                (got - want).abs() <= 2e-5 * size,
+                "{what}, value {i}: {got} against {want}, of up to {size}"
+            );
         }
     }
 

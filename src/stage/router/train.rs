@@ -53,7 +53,11 @@ pub(crate) const SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch:
 
 /// A network in front, and weights with it.
 #[cfg(feature = "neural")]
-const NETWORK_SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch: 512, rates: [2e-4, 1e-4] };
+const NETWORK_SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch: 512, rates: [1e-5, 1e-5] };
+
+/// Share of the neighbours of queries held out that are in the first list from which on there is nothing to learn.
+#[cfg(feature = "neural")]
+const KNOWN: f64 = 0.999;
 
 /// Queries that meet a point together.
 const TOGETHER: usize = 4;
@@ -115,6 +119,8 @@ pub(crate) struct Outcome {
     by_weights: Lists,
     /// Epochs of a network, and lists with it.
     network: Option<(usize, Lists)>,
+    /// Nothing was left for a network to learn.
+    is_known: bool,
     kept: Kept,
 }
 
@@ -140,6 +146,9 @@ impl fmt::Display for Outcome {
             write!(f, "{} behind the network, ", join(lists))?;
         }
         write!(f, "{} by weights, {} by centroids", join(self.by_weights), join(self.by_centroids))?;
+        if self.is_known {
+            f.write_str("; nothing is left to learn, and the network is nothing")?;
+        }
         match (self.kept, self.network) {
             (Kept::Centroids, _) => f.write_str(": centroids are kept"),
             (Kept::Weights, Some(_)) => f.write_str(": weights are kept, and the network is nothing"),
@@ -208,9 +217,10 @@ impl Asked {
                         .collect(),
                     width: k * copies,
                     copies,
+                    own: Vec::new(),
                 },
                 Goal::Labels(labels) => {
-                    Examples { queries, classes: labels[rows].to_vec(), width: 1, copies: 1 }
+                    Examples { queries, classes: labels[rows].to_vec(), width: 1, copies: 1, own: Vec::new() }
                 }
             }
         };
@@ -244,8 +254,15 @@ impl Asked {
         if !no_more(by_weights, by_centroids) {
             (kept, found.classes) = (Kept::Centroids, start);
         }
-        let mut outcome =
-            Outcome { queries: examples.len(), epochs, by_centroids, by_weights, network: None, kept };
+        let mut outcome = Outcome {
+            queries: examples.len(),
+            epochs,
+            by_centroids,
+            by_weights,
+            network: None,
+            is_known: false,
+            kept,
+        };
         let mut weights = found.classes;
         let mut network = None;
         if let Some(width) = width {
@@ -287,6 +304,11 @@ impl Asked {
         let front = Front::new(&network);
         let start = network.stored(&front.values, self.unit);
         let before = lists_read(parts[1], weights, None);
+        let ranks = parts[1].ranks(weights, None);
+        if ranks.partition_point(|&rank| rank == 1) as f64 >= KNOWN * ranks.len() as f64 {
+            outcome.is_known = true;
+            return start;
+        }
         let steps = |done, total| report("network", done, total);
         let found = classes::train(weights.clone(), Some(front), parts, &NETWORK_SCHEDULE, steps, rng);
         let after = lists_read(parts[1], &found.classes, found.front.as_ref());

@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Mutex, PoisonError,
@@ -24,7 +24,7 @@ use crate::{
     metric::Metric,
     train::{
         ReadRows,
-        classes::{self, Classes, Examples, Found, Front, Schedule},
+        classes::{self, Classes, Examples, Front, NONE, Schedule},
         conv::{ConvNetwork, deviation},
         generator,
         grouped::Grouped,
@@ -38,6 +38,9 @@ const QUERIES: usize = 8192;
 
 /// Queries in a step, at least.
 const BATCH_MIN: usize = 16;
+
+/// Share of queries held out whose nearest point comes first from which on there is nothing to learn.
+const KNOWN: f64 = 0.999;
 
 /// Places among which the nearest point counts as found.
 const PLACES: usize = 5;
@@ -158,13 +161,19 @@ fn train(
     let mut outcome = Outcome::default();
     let mut kept = (start.clone(), Front::new(&network));
     if members.len() > 1 && visitors.len() > 1 {
-        let labels = nearest(input, &members, &visitors);
+        let places: HashMap<usize, u32> = members.iter().copied().zip(0..).collect();
+        let own: Vec<u32> = visitors
+            .iter()
+            .map(|visitor| places.get(visitor).copied().filter(|_| input.are_points).unwrap_or(NONE))
+            .collect();
+        let labels = nearest(input, &members, &visitors, &own);
         let n_held = (visitors.len() / 8).max(1);
         let examples = |rows: std::ops::Range<usize>| Examples {
             queries: Cow::Borrowed(&queries[rows.start * s..rows.end * s]),
-            classes: labels[rows].to_vec(),
+            classes: labels[rows.clone()].to_vec(),
             width: 1,
             copies: 1,
+            own: own[rows].to_vec(),
         };
         let (examples, held) = (examples(n_held..visitors.len()), examples(0..n_held));
         let schedule = Schedule {
@@ -172,25 +181,20 @@ fn train(
             patience: 3,
             // A sixteenth of those of a list, within bounds.
             batch: (examples.len() / 16).clamp(BATCH_MIN, BATCH_MAX),
-            rates: [5e-4, 1e-4],
+            rates: [1e-4, 1e-5],
         };
-        let found_first = |classes: &Classes, front: Option<&Front<'_>>| {
-            held.ranks(classes, front).into_iter().filter(|&rank| rank <= PLACES).count()
-        };
-        let before = found_first(&start, None);
-        let Found { classes, front, is_better, .. } = classes::train(
-            start,
-            Some(kept.1.clone()),
-            [&examples, &held],
-            &schedule,
-            |_, _| goes_on(),
-            &mut rng,
-        );
-        let after = found_first(&classes, front.as_ref());
-        (outcome.n_held, outcome.found) = (n_held, [before, before]);
-        if let Some(front) = front.filter(|_| is_better && after >= before) {
-            (outcome.n_better, outcome.found[1]) = (1, after);
-            kept = (classes, front);
+        let front = || Front::new(&network);
+        let among = |ranks: &[usize], places: usize| ranks.iter().filter(|&&rank| rank <= places).count();
+        let ranks = held.ranks(&start, None);
+        (outcome.n_held, outcome.found) = (n_held, [among(&ranks, PLACES); 2]);
+        if (among(&ranks, 1) as f64) < KNOWN * n_held as f64 {
+            let steps = |_, _| goes_on();
+            let found = classes::train(start, Some(front()), [&examples, &held], &schedule, steps, &mut rng);
+            let after = among(&held.ranks(&found.classes, found.front.as_ref()), PLACES);
+            if let Some(front) = found.front.filter(|_| found.is_better && after >= outcome.found[0]) {
+                (outcome.n_better, outcome.found[1]) = (1, after);
+                kept = (found.classes, front);
+            }
         }
     }
     let (Classes { w, b }, front) = kept;
@@ -204,8 +208,8 @@ fn train(
     outcome
 }
 
-/// The place of each visitor's nearest among the members.
-fn nearest(input: &Input<'_>, members: &[usize], visitors: &[usize]) -> Vec<u32> {
+/// The place of each visitor's nearest among the members, its own place apart.
+fn nearest(input: &Input<'_>, members: &[usize], visitors: &[usize], own: &[u32]) -> Vec<u32> {
     let d = input.given_points.dim();
     let points = input.given_points.gather(members);
     let norms: Vec<f32> = points
@@ -214,12 +218,11 @@ fn nearest(input: &Input<'_>, members: &[usize], visitors: &[usize]) -> Vec<u32>
         .collect();
     let queries = input.given_queries.gather(visitors);
     let z = linalg::par_product(&queries, linalg::rows(&points, members.len(), d).transpose());
-    let best = |(z, visitor): (&[f32], &usize)| {
-        let others = z.iter().zip(&norms).zip(members).zip(0..);
-        let others = others.filter(|((_, member), _)| !input.are_points || *member != visitor);
-        let best = others.map(|(((z, norm), _), place)| (z - norm, place));
+    let best = |(z, own): (&[f32], &u32)| {
+        let others =
+            z.iter().zip(&norms).map(|(z, norm)| z - norm).zip(0..).filter(|(_, place)| place != own);
         // Of equal ones the first.
-        best.reduce(|a, b| if b.0 > a.0 { b } else { a }).map_or(0, |(_, place)| place)
+        others.reduce(|a, b| if b.0 > a.0 { b } else { a }).map_or(0, |(_, place)| place)
     };
-    z.chunks_exact(members.len()).zip(visitors).map(best).collect()
+    z.chunks_exact(members.len()).zip(own).map(best).collect()
 }
