@@ -23,6 +23,8 @@ const SPECS: &[&str] = &[
     "IVF128(soar=1),APQ48x4,Refine(f16)",
     #[cfg(feature = "neural")]
     "CNT96,IVF128,SQ8,Refine(f16)",
+    #[cfg(feature = "neural")]
+    "PCA64,IVF64(router=cnn,width=32),CNN(width=32),Refine(f16)",
 ];
 
 fn kernels(criterion: &mut Criterion) {

@@ -1,10 +1,12 @@
 """What routers are worth: the share of the true ten nearest in the lists that a query reads, against the number of lists.
 
-    python benches/routers.py base.npy query.npy gt.npy ip [--lists 1024] [--train-queries train.npy] [--out results]
+    python benches/routers.py base.npy query.npy gt.npy ip [--lists 1024] [--train-queries train.npy] [--transform PCA128] \\
+        [--routers centroids linear cnn,width=32] [--out results]
 
-The lists are the same for all routers of a run; points in them are compared exactly, so what is not found was not in them. The oracle
-knows which lists hold the true ten, and reads those that hold most first. Prints how many lists must be read for some shares, and
-writes one file of JSON lines a router for `nearfield plot --axes lists`.
+The lists are the same for all routers of a run; points in them are compared exactly (with a transform, the thousand that it puts first),
+so what is not found was not in them. The oracle knows which lists hold the true ten, and reads those that hold most first. Prints how
+many lists must be read for some shares, and what a query takes to choose them, alone on one core; writes one file of JSON lines a
+router for `nearfield plot --axes lists`. `router=cnn` wants the program built with `--features neural`.
 """
 
 import argparse
@@ -72,7 +74,8 @@ def main():
     parser.add_argument("metric", choices=("ip", "cosine", "l2"))
     parser.add_argument("--lists", type=int, default=1024)
     parser.add_argument("--options", default="", help="further options of IVF: soar=2")
-    parser.add_argument("--routers", nargs="+", default=("centroids", "linear"))
+    parser.add_argument("--routers", nargs="+", default=("centroids", "linear"), help="a router, and its options after commas")
+    parser.add_argument("--transform", default="", help="ahead of the lists: PCA128")
     parser.add_argument("--train-queries", type=Path)
     parser.add_argument("--out", type=Path, help="folder for the JSON lines")
     parser.add_argument("--nearfield", default="target/release/nearfield")
@@ -80,13 +83,15 @@ def main():
     truth = np.load(args.truth)
     probes = sorted({min(args.lists, round(1.15**i)) for i in range(0, 200)} | set(range(1, min(16, args.lists) + 1)))
     trained = ["--train-queries", args.train_queries] if args.train_queries else []
-    print("| router | " + " | ".join(f"{share:.2f}" for share in SHARES) + " | build |\n|" + "---|" * (len(SHARES) + 2))
+    print("| router | " + " | ".join(f"{share:.2f}" for share in SHARES) + " | choosing | build |\n|" + "---|" * (len(SHARES) + 3))
     with tempfile.TemporaryDirectory() as folder:
         index = f"{folder}/index.nf"
         for router in args.routers:
             options = [args.options] if args.options else []
             options += [f"router={router}"] if router != "centroids" else []
             spec = f"IVF{args.lists}" + (f"({','.join(options)})" if options else "") + ",Flat"
+            if args.transform:
+                spec = f"{args.transform},{spec},Refine(f32)"
             [built] = run(args.nearfield, "build", args.base, "-o", index, "--metric", args.metric, "--spec", spec, *trained, "--json")
             rows = []
             # A few at a time, until nearly all is found: many lists take long.
@@ -94,18 +99,27 @@ def main():
                 if not rows or rows[-1]["recall"] < max(SHARES):
                     rows += run(
                         args.nearfield, "eval", index, args.query, "--truth", args.truth, "-k", K, "--json", "--device", "cpu",
-                        "--n-probe", ",".join(map(str, some)),
+                        "--n-rerank", 1000, "--n-probe", ",".join(map(str, some)),
                     )
             recalls = [row["recall"] for row in rows]
             cells = [needed(probes, recalls, share) for share in SHARES]
-            print(f"| {router} | {' | '.join(cells)} | {built['build_s']:.1f} s |", flush=True)
+            alone = ["--n-probe", 1, "--batch", 1, "--threads", 1, "--device", "cpu"]
+            command = [args.nearfield, "eval", index, args.query, "--truth", args.truth, "-k", K, "--json", "--profile", *alone]
+            stages = next(row["profile"] for row in run(*command) if "profile" in row)
+            route = next(stage for stage in stages if stage["kernel"] == "route")
+            choosing = f"{1e6 * route['seconds'] / route['dispatches']:.1f} µs"
+            print(f"| {router} | {' | '.join(cells)} | {choosing} | {built['build_s']:.1f} s |", flush=True)
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
                 lines = [json.dumps({**row, "name": router}) for row in rows]
                 (args.out / f"{router}.jsonl").write_text("\n".join(lines) + "\n")
         if not args.options:
             found = oracle(index, truth)
-            print(f"| oracle | {' | '.join(needed(range(1, K + 1), found, share) for share in SHARES)} | |")
+            print(f"| oracle | {' | '.join(needed(range(1, K + 1), found, share) for share in SHARES)} | | |")
+            if args.out:
+                row = {"spec": "oracle", "metric": args.metric, "device": "cpu", "k": K, "name": "oracle"}
+                lines = [json.dumps({**rows[-1], **row, "n_probe": i + 1, "recall": r}) for i, r in enumerate(found)]
+                (args.out / "oracle.jsonl").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

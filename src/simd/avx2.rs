@@ -167,42 +167,73 @@ pub mod vnni {
 }
 
 /// # Safety
-/// 1. The machine has AVX2, FMA and F16C. 2. `w.len() == q.len() * y.len()`.
+/// 1. The machine has AVX2, FMA and F16C. 2. All `q` have one length and all `y` another, `w.len()` is their product.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn project_f16(w: &[f16], [(q, y)]: [(&[f32], &mut [f32]); 1]) {
-    const T: usize = 8;
-    let s = y.len();
+pub unsafe fn project_f16<const N: usize>(w: &[f16], mut pairs: [(&[f32], &mut [f32]); N]) {
+    let s = pairs.first().map_or(0, |(_, y)| y.len());
     let mut at = 0;
-    while at + 8 * T <= s {
-        let mut sums = [_mm256_setzero_ps(); T];
-        for (i, &v) in q.iter().enumerate() {
-            let v = _mm256_set1_ps(v);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: by 2 row i is w[i·s..(i + 1)·s] and at + 8·T ≤ s.
-                let half = unsafe { _mm_loadu_si128(w.as_ptr().add(i * s + at + 8 * t).cast()) };
-                *sum = _mm256_fmadd_ps(v, _mm256_cvtph_ps(half), *sum);
+    while at < s {
+        // Of 16 registers, eight sum.
+        // SAFETY: by 2; as many columns stand at `at`, of the last register at least one.
+        at += unsafe {
+            match s - at {
+                64.. if N == 1 => project_columns::<8, N>(w, &mut pairs, at),
+                32.. if N == 1 => project_columns::<4, N>(w, &mut pairs, at),
+                16.. => project_columns::<2, N>(w, &mut pairs, at),
+                _ => project_columns::<1, N>(w, &mut pairs, at),
+            }
+        };
+    }
+}
+
+/// Columns `at..at + 8·T`, or up to the last: one accumulator a register and query, W streamed once.
+///
+/// # Safety
+/// 1. The machine has AVX2, FMA and F16C. 2. As [`project_f16`], and `y` is longer than `at + 8·(T − 1)`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn project_columns<const T: usize, const N: usize>(
+    w: &[f16],
+    pairs: &mut [(&[f32], &mut [f32]); N],
+    at: usize,
+) -> usize {
+    let (d, s) = pairs.first().map_or((0, 0), |(q, y)| (q.len(), y.len()));
+    let queries = pairs.each_ref().map(|(q, _)| q.as_ptr());
+    let mut sums = [[_mm256_setzero_ps(); T]; N];
+    // Where the last register is not full its lanes go on into the next row, and are not kept; of the last rows, after which there
+    // are too few weights, a copy is read.
+    let n_columns = (s - at).min(8 * T);
+    let whole = (w.len() + s).saturating_sub(at + 8 * T) / s.max(1);
+    let mut last = [f16::ZERO; 64];
+    for i in 0..d {
+        // SAFETY: by 2 every query has d values. Row i is w[i·s..(i + 1)·s]: for i < whole i·s + at + 8·T ≤ w.len(), and the copy has
+        // 64 values, of which 8·T are read.
+        unsafe {
+            let weights = if i < whole {
+                w.as_ptr().add(i * s + at)
+            } else {
+                last[..n_columns].copy_from_slice(&w[i * s + at..i * s + at + n_columns]);
+                last.as_ptr()
+            };
+            let row: [__m256; T] =
+                std::array::from_fn(|t| _mm256_cvtph_ps(_mm_loadu_si128(weights.add(8 * t).cast())));
+            for (sums, q) in sums.iter_mut().zip(queries) {
+                let v = _mm256_set1_ps(*q.add(i));
+                for (sum, row) in sums.iter_mut().zip(row) {
+                    *sum = _mm256_fmadd_ps(v, row, *sum);
+                }
             }
         }
-        for (t, sum) in sums.into_iter().enumerate() {
-            // SAFETY: at + 8·T ≤ s.
-            unsafe { _mm256_storeu_ps(y.as_mut_ptr().add(at + 8 * t), sum) };
+    }
+    for (sums, (_, y)) in sums.iter().zip(pairs) {
+        for (sum, y) in sums.iter().zip(y[at..].chunks_mut(8)) {
+            let mut lanes = [0.0; 8];
+            // SAFETY: the array has eight places.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), *sum) };
+            y.copy_from_slice(&lanes[..y.len()]);
         }
-        at += 8 * T;
     }
-    while at + 8 <= s {
-        let mut sum = _mm256_setzero_ps();
-        for (i, &v) in q.iter().enumerate() {
-            // SAFETY: by 2 and at + 8 ≤ s.
-            let half = unsafe { _mm_loadu_si128(w.as_ptr().add(i * s + at).cast()) };
-            sum = _mm256_fmadd_ps(_mm256_set1_ps(v), _mm256_cvtph_ps(half), sum);
-        }
-        // SAFETY: at + 8 ≤ s.
-        unsafe { _mm256_storeu_ps(y.as_mut_ptr().add(at), sum) };
-        at += 8;
-    }
-    for (column, out) in y.iter_mut().enumerate().skip(at) {
-        *out = q.iter().enumerate().map(|(i, v)| v * w[i * s + column].to_f32()).sum();
-    }
+    8 * T
 }
 
 /// # Safety

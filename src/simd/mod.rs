@@ -219,6 +219,11 @@ impl Simd {
             // SAFETY: the level is only made by `available`, which has seen the features; lengths are as asserted.
             return unsafe { avx512::project_f16(w, pairs) };
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx2 | Level::Avx2Vnni = self.0 {
+            // SAFETY: as above.
+            return unsafe { avx2::project_f16(w, pairs) };
+        }
         for pair in pairs {
             dispatch!(self, project_f16(w, [pair]));
         }

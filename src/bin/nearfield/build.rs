@@ -30,9 +30,13 @@ use crate::{error::CliError, report};
 ///     soar[=1..7]           copies of each point in further lists (SOAR); 1 unless given
 ///     lambda=<λ>            the weight of SOAR's penalty; 1 unless given
 ///     T=<t>                 centroids by the score-aware loss of threshold t
+///     router=linear         lists chosen by weights trained on true neighbours: fewer lists for queries of another kind
+///     router=cnn            a convolutional network before these weights (built with --features neural; minutes of training); with
+///                           it labels (trained on the lists that queries fall into) and width=<channels>, 128 unless given
 ///   RRR<rank>[x4|x8]        LoRANN: low-rank regression a list, factors of 8 bits unless given
 ///   PQ<M>x4|x8              product quantisation: M subspaces, codes of 4 or 8 bits
 ///   APQ<M>x4|x8[(T=<t>)]    ScaNN: the same, trained by the score-aware loss (t is 0.2 unless given)
+///   CNN[(width=<w>)]        a convolutional network for each list, for small sets (built with --features neural)
 ///   SQ8, Flat               a byte a dimension; full vectors
 ///   Refine(f32|f16|sq8)     stored rows for exact scores; without it scores are approximate
 ///
@@ -299,7 +303,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         report::bytes(index.n_bytes()),
     ))?;
     report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
-    ["training", "routing"]
+    ["training", "routing", "networks"]
         .iter()
         .filter_map(|key| index.metadata(key))
         .try_for_each(|found| report::line(&format!("  {found}")))

@@ -65,6 +65,7 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
                 "training": index.metadata("training"), "routing": index.metadata("routing"),
+                "networks": index.metadata("networks"),
                 "index_bytes": index.n_bytes(), "lists_a_point": index.n_copies(),
                 "copy_bytes": index.copy_bytes(), "n_lists": index.n_lists(),
                 "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
@@ -85,11 +86,10 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
         ))?;
     }
     report::line(&format!("seed     {}", index.seed()))?;
-    if let Some(training) = index.metadata("training") {
-        report::line(&format!("trained  {training}"))?;
-    }
-    if let Some(routing) = index.metadata("routing") {
-        report::line(&format!("routed   {routing}"))?;
+    for (key, label) in [("training", "trained"), ("routing", "routed"), ("networks", "networks")] {
+        if let Some(found) = index.metadata(key) {
+            report::line(&format!("{label:<8} {found}"))?;
+        }
     }
     report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
