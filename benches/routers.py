@@ -28,6 +28,14 @@ def run(*command):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def choice(nearfield, index, query, truth):
+    """What a query takes to choose its lists, alone on one core: the profile's row `route`, in milliseconds after the number of calls."""
+    command = [nearfield, "eval", index, query, "--truth", truth, "-k", K, "--n-probe", 1, "--batch", 1, "--threads", 1, "--device", "cpu", "--profile"]
+    said = subprocess.run([str(part) for part in command], capture_output=True, text=True).stderr
+    _, calls, milliseconds = next(line.split()[:3] for line in said.splitlines() if line.startswith("route"))
+    return f"{1e3 * float(milliseconds) / float(calls):.1f} µs"
+
+
 def tensors(path):
     """The tensors of an index file, by name."""
     data = np.memmap(path, np.uint8, "r")
@@ -103,11 +111,7 @@ def main():
                     )
             recalls = [row["recall"] for row in rows]
             cells = [needed(probes, recalls, share) for share in SHARES]
-            alone = ["--n-probe", 1, "--batch", 1, "--threads", 1, "--device", "cpu"]
-            command = [args.nearfield, "eval", index, args.query, "--truth", args.truth, "-k", K, "--json", "--profile", *alone]
-            stages = next(row["profile"] for row in run(*command) if "profile" in row)
-            route = next(stage for stage in stages if stage["kernel"] == "route")
-            choosing = f"{1e6 * route['seconds'] / route['dispatches']:.1f} µs"
+            choosing = choice(args.nearfield, index, args.query, args.truth)
             print(f"| {router} | {' | '.join(cells)} | {choosing} | {built['build_s']:.1f} s |", flush=True)
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
 //! down it are `classes.rs`'s. Weights start at random (He et al., "Delving Deep into Rectifiers", ICCV 2015), P at zero: the
 //! network starts as nothing beside the query.
 
-use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use burn_tensor::{Device, Tensor, TensorData, activation::relu};
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 //! Between slices and the tensors of the crate that gives gradients.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn_tensor::{Device, Tensor, TensorData};
 
 /// Rows of `width` values.
 pub(crate) fn rows(values: &[f32], width: usize, device: &Device) -> Tensor<2> {

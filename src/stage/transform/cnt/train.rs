@@ -4,7 +4,7 @@
 //! `train/inrp`'s, as for linear maps. (Burn 0.22 with its `flex` backend, not candle 0.11: a step of the default network and
 //! 512 rows, 384 to 96 dimensions, took 49 ms against 492, 784 to 196 159 ms against 856, two cores.)
 
-use burn::tensor::{Device, Tensor, TensorData, activation::softmax};
+use burn_tensor::{Device, Tensor, TensorData, activation::softmax};
 use faer::MatRef;
 use half::f16;
 use rand::RngExt;
