@@ -303,8 +303,9 @@ def main():
                 sys.exit(f"no time left for {given}")
             folder, metric, spec, *_ = (given + ":").split(":")
             load = lambda file: np.load(f"{folder}/{file}.npy")
+            base, queries = load("base"), load("query")
             truth = load("gt") if os.path.exists(f"{folder}/gt.npy") else None
-            one_set(args, os.path.basename(folder.rstrip("/")), load("base"), load("query"), metric, truth, specs(base, spec), deadline, out)
+            one_set(args, os.path.basename(folder.rstrip("/")), base, queries, metric, truth, specs(base, spec), deadline, out)
         if args.made and time.perf_counter() < deadline:
             base, queries = made([int(v) for v in args.made.split("x")])
             one_set(args, f"made {args.made}", base, queries, "cosine", None, specs(base, None), deadline, out)
