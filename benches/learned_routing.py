@@ -3,32 +3,35 @@
 
     cargo build --release --features neural
     python -m venv peers && peers/bin/pip install numpy torch
-    peers/bin/python benches/learned_routing.py base.npy query.npy [--published]
+    peers/bin/python benches/learned_routing.py base.npy query.npy --rows rows.jsonl [--published]
 
 BASE are vectors in the order of their words' frequency: settings take the first 10 000, 20 000 and 50 000 of them, in 10 and in 100
 clusters, under cosine. Queries are words that are not among them. A query's label is its cluster by the nearest centroid. What is built:
 
     IVF<L>(router=cnn,labels),CNN   the paper's pipeline, layer 1 trained on labels
-    IVF<L>(router=cnn),CNN          layer 1 trained on the lists of true neighbours
-    PCA32,IVF<L>(router=cnn),CNN    the same in 32 of the 100 dimensions, where products are no longer exact
+    IVF<L>(router=cnn,width=32),CNN layer 1 trained on the lists of true neighbours, a narrower one
+    PCA32,IVF<L>(router=cnn,width=32),CNN(width=32)
+                                    the same in 32 of the 100 dimensions, where products are no longer exact
     IVF<L>,APQ50x4,Refine(f16)      ScaNN
+
+What a setting gives is a line of ROWS; lines that are there are not measured again.
 
 --published trains the networks as the paper has them, by torch: 1-D convolutions of 128, 128 and 256 channels and one dense layer to
 the clusters, or for two clusters of each setting to their points; cross-entropy, SGD (rate 0.01, batches of 32), an end after three
 epochs without a better accuracy on a tenth held out. It also takes layer 2 as it starts, with a row of the dense layer for each point
-that is the point's own features: what convolutions alone can do. An hour more on two cores.
+that is the point's own features: what convolutions alone can do. On a GPU, if torch has one; two hours on two cores.
 
 All commands run on two threads but for times per query, which are of one. The paper's tables are known to us by their range alone.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, json, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
 
-SETTINGS = [(n, n_lists) for n_lists in (10, 100) for n in (10_000, 20_000, 50_000)]
+SETTINGS = [f"{n_lists}x{n}" for n_lists in (10, 100) for n in (10_000, 20_000, 50_000)]
 PIPELINE = "IVF{}(router=cnn,labels),CNN"
-NEIGHBOURS = "IVF{}(router=cnn),CNN"
-REDUCED = "PCA32,IVF{}(router=cnn),CNN"
+NEIGHBOURS = "IVF{}(router=cnn,width=32),CNN"
+REDUCED = "PCA32,IVF{}(router=cnn,width=32),CNN(width=32)"
 SCANN = "IVF{},APQ50x4,Refine(f16)"
 PLACES = 5
 
@@ -81,7 +84,7 @@ class Setting:
 
     def distance(self, found):
         """Mean distance between what was found first and the true nearest."""
-        return np.linalg.norm(self.points[found] - self.points[self.nearest], axis=1).mean()
+        return np.linalg.norm(self.points[found] - self.points[self.nearest], axis=1).mean().item()
 
     def microseconds(self, index, *more):
         """Of a query alone on one core, in the median."""
@@ -106,9 +109,9 @@ class Setting:
             inside = self.nearest_inside(read)
             row[name] = {
                 "distance": self.distance(found[:, 0]),
-                "layer1": np.mean(read == self.label),
-                "holds": np.mean(read == self.list_of[self.nearest]),
-                "layer2": np.mean([p in places for p, places in zip(inside, found)]),
+                "layer1": float(np.mean(read == self.label)),
+                "holds": float(np.mean(read == self.list_of[self.nearest])),
+                "layer2": float(np.mean([p in places for p, places in zip(inside, found)])),
                 "time": self.microseconds(index, "--n-probe", 1),
                 "build": self.built["build_s"],
                 "bytes": self.built["index_bytes"],
@@ -129,7 +132,7 @@ def published(setting):
     from torch import nn
 
     torch.manual_seed(7)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     spread = float(np.sqrt(np.mean(setting.points**2)))
 
     def convolve(x, weights, biases):
@@ -160,14 +163,15 @@ def published(setting):
         return torch.tensor(np.stack(channels, 2).astype(np.float32) / spread)
 
     def places(scores, truth, k):
-        return (scores.topk(min(k, scores.shape[1]), 1).indices == torch.as_tensor(truth)[:, None]).any(1).float().mean().item()
+        truth = torch.tensor(truth)[:, None]
+        return (scores.topk(min(k, scores.shape[1]), 1).indices == truth).any(1).float().mean().item()
 
     def outputs(f, x):
         with torch.no_grad():
             return torch.cat([f(part) for part in x.split(500)])
 
     def train(network, x, labels):
-        labels = torch.as_tensor(labels)
+        labels = torch.tensor(labels)
         order = torch.randperm(len(x))
         held, rest = order[: max(1, len(x) // 10)], order[max(1, len(x) // 10) :]
         sgd = torch.optim.SGD(network.parameters(), 0.01)
@@ -204,19 +208,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path)
     parser.add_argument("query", type=Path)
-    parser.add_argument("--published", action="store_true", help="train the paper's own networks too, by torch")
+    parser.add_argument("--rows", type=Path, default="learned_routing.jsonl", help="lines of what was measured")
+    parser.add_argument("--settings", nargs="*", default=SETTINGS, help="as 10x20000; all six if not given")
+    parser.add_argument("--published", action="store_true", help="train the paper's own networks instead, by torch")
     parser.add_argument("--nearfield", default="target/release/nearfield")
     args = parser.parse_args()
-    heads = [f"{n_lists} × {n // 1000}k" for n, n_lists in SETTINGS]
-    rows, theirs = [], []
+    measured = {}
+    if args.rows.exists():
+        measured = {(line["setting"], line["published"]): line for line in map(json.loads, args.rows.open())}
     with tempfile.TemporaryDirectory() as folder:
-        for head, (n, n_lists) in zip(heads, SETTINGS):
+        for setting in args.settings:
+            if (setting, args.published) in measured:
+                continue
             since = time.time()
-            setting = Setting(n, n_lists, args, Path(folder))
-            rows.append(setting.measure())
-            if args.published:
-                theirs.append(published(setting))
-            print(f"{head}: {time.time() - since:.0f} s", file=sys.stderr, flush=True)
+            n_lists, n = map(int, setting.split("x"))
+            given = Setting(n, n_lists, args, Path(folder))
+            line = {"setting": setting, "published": args.published, **(published(given) if args.published else given.measure())}
+            measured[setting, args.published] = line
+            with args.rows.open("a") as file:
+                print(json.dumps(line), file=file)
+            print(f"{setting}: {time.time() - since:.0f} s", file=sys.stderr, flush=True)
+    heads = [setting for setting in SETTINGS if (setting, False) in measured]
+    rows = [measured[setting, False] for setting in heads]
+    theirs = [measured.get((setting, True)) for setting in heads]
 
     def table(title, lines):
         print(f"\n### {title}\n\n| | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
@@ -240,10 +254,11 @@ def main():
     )
     layer1 = [("the paper", said("0.87–0.99"))]
     layer2 = [("the paper", said("0.76 or more, in two settings 0.02–0.05"))]
-    if theirs:
-        layer1.append(("the paper's network, trained here", ["{:.3f}".format(row["layer1"]) for row in theirs]))
-        layer2.append(("the paper's network, trained here", ["{:.3f}".format(np.mean(row["layer2"])) for row in theirs]))
-        layer2.append(("the same with points' features as rows, not trained", ["{:.3f}".format(np.mean(row["features"])) for row in theirs]))
+    if any(theirs):
+        found = lambda of: ["{:.3f}".format(of(row)) if row else "" for row in theirs]
+        layer1.append(("the paper's network, trained here", found(lambda row: row["layer1"])))
+        layer2.append(("the paper's network, trained here", found(lambda row: np.mean(row["layer2"]))))
+        layer2.append(("the same with points' features as rows, not trained", found(lambda row: np.mean(row["features"]))))
     table(
         "Layer 1: the cluster by the nearest centroid is chosen (table 2)",
         layer1 + [(spec, of(name, "layer1", "{:.3f}")) for name, spec in named],

@@ -1,4 +1,4 @@
-//! Compression networks: searched by every build, trained by those with the feature `neural`.
+//! Networks that compress, route and score: searched by every build, trained by those with the feature `neural`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -52,8 +52,10 @@ fn networks_agree_on_every_tier() {
 #[test]
 fn training_wants_the_feature() {
     let base = made(50, 20, 1);
-    let error = Index::builder("CNT5,Flat".parse().unwrap()).build(base.view()).unwrap_err();
-    assert!(error.to_string().contains("feature `neural`"), "{error}");
+    for spec in ["CNT5,Flat", "IVF5(router=cnn),Flat", "IVF5,CNN"] {
+        let error = Index::builder(spec.parse().unwrap()).build(base.view()).unwrap_err();
+        assert!(error.to_string().contains("feature `neural`"), "{spec}: {error}");
+    }
 }
 
 #[cfg(feature = "neural")]
@@ -193,5 +195,68 @@ mod trained {
             Index::builder("CNT7,Flat".parse().unwrap()).metric(Metric::Cosine).seed(5).training(kept);
         let error = other.build(base.view()).unwrap_err();
         assert!(matches!(error, BuildError::Checkpoint(CheckpointError::Other { .. })), "{error}");
+    }
+
+    fn lists(spec: &str, metric: Metric, base: &Array2<f32>) -> Index {
+        Index::builder(spec.parse().unwrap()).metric(metric).seed(5).build(base.view()).unwrap()
+    }
+
+    /// Shares of queries whose nearest point comes first, of those that lie in one list.
+    fn first(index: &Index, base: &Array2<f32>, queries: &Array2<f32>) -> f64 {
+        let searcher = index.searcher(nearfield::Device::cpu()).unwrap();
+        let hits = searcher.search(queries.view(), SearchParams::new(1).n_probe(100).n_rerank(10)).unwrap();
+        let distance = |q: usize, i: usize| (&queries.row(q) - &base.row(i)).mapv(|v| v * v).sum();
+        let nearest = |q: usize| {
+            (0..base.nrows()).min_by(|&a, &b| distance(q, a).total_cmp(&distance(q, b))).unwrap() as u64
+        };
+        let found = (0..queries.nrows()).filter(|&q| hits.ids[[q, 0]] == nearest(q)).count();
+        found as f64 / queries.nrows() as f64
+    }
+
+    #[test]
+    fn networks_of_lists_learn_what_a_reduction_loses() {
+        let [base, asked, queries] = [(300, 1), (8000, 3), (300, 2)].map(|(n, seed)| made(n, 24, seed));
+        let [without, index] = ["PCA6,IVF2,SQ8", "PCA6,IVF2,CNN(width=8)"].map(|spec| {
+            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::L2).seed(5);
+            builder.train_queries(&asked.view()).build(base.view()).unwrap()
+        });
+        let [without, with] = [&without, &index].map(|index| first(index, &base, &queries));
+        let outcome = index.metadata("networks").unwrap();
+        assert!(with > without, "nearest points first: {with} with a network, {without} without; {outcome}");
+        assert!(outcome.starts_with("2 lists, in 2 a network better"), "{outcome}");
+    }
+
+    #[test]
+    fn what_is_known_already_is_not_trained() {
+        let base = made(800, 24, 1);
+        let index = lists("IVF6(router=cnn,labels,width=4),CNN(width=4),Refine(f16)", Metric::L2, &base);
+        let outcome = index.metadata("routing").unwrap();
+        assert!(outcome.contains("nothing is left to learn"), "{outcome}");
+        assert!(index.metadata("networks").unwrap().contains("in 0 a network better"));
+        // A network that is nothing leaves what a query is compared with.
+        let queries = made(200, 24, 2);
+        let found = first(&index, &base, &queries);
+        assert!(found > 0.97, "nearest points first: {found}");
+    }
+
+    #[test]
+    fn networks_of_lists_do_not_depend_on_threads() {
+        let base = made(900, 24, 1);
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |name: &str| {
+            let path = folder.path().join(name);
+            lists("PCA6,IVF5(router=cnn,width=4),CNN(width=6)", Metric::Cosine, &base).save(&path).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert!(pool.install(|| bytes("one")) == bytes("many"), "files differ");
+    }
+
+    #[test]
+    fn lists_too_large_for_networks_are_an_error() {
+        let base = Array2::from_shape_fn((32_769, 2), |(i, j)| ((i * (j + 3)) as f32).sin());
+        let error = Index::builder("IVF1,CNN(width=1)".parse().unwrap()).build(base.view()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("at most 32768 points") && text.contains("32769"), "{text}");
     }
 }

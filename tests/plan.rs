@@ -26,6 +26,9 @@ const MADE: [&str; 5] =
 /// A network, of which a few steps hold as much as many.
 #[cfg(feature = "neural")]
 const NETWORK: &str = "CNT48(tokens=8,heads=4),SQ8";
+/// Networks ahead of lists and of points.
+#[cfg(feature = "neural")]
+const LISTED: &str = "PCA24,IVF40(router=cnn,width=8),CNN(width=4)";
 
 /// One at a time: they measure this machine.
 fn alone() -> MutexGuard<'static, ()> {
@@ -68,7 +71,10 @@ fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
 fn files_are_as_large_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    for (base, specs) in [(&small, &EMBEDDED[..]), (&large, &MADE)] {
+    let mut tried = vec![(&small, &EMBEDDED[..]), (&large, &MADE)];
+    #[cfg(feature = "neural")]
+    tried.push((&small, &[LISTED]));
+    for (base, specs) in tried {
         for spec in specs {
             let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
             let (planned, built) = (plan(spec, base.view()).n_bytes as f64, index.n_bytes() as f64);
@@ -132,7 +138,7 @@ fn builds_hold_as_much_as_planned() {
         }
     }
     #[cfg(feature = "neural")]
-    tried.push((NETWORK, &large, &["--steps", "3"]));
+    tried.extend([(NETWORK, &large, &["--steps", "3"][..]), (LISTED, &small, &[])]);
     for (spec, base, more) in tried {
         let planned = json(&[&["plan", "--spec", spec, "--metric", "ip"], more].concat(), base);
         let mapped = planned["input_bytes"].as_f64().unwrap();

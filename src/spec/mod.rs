@@ -590,5 +590,22 @@ mod tests {
             assert!(matches!(spec.resolve(100, 24), Err(SpecError::Range { .. })), "{bad}");
         }
         assert!("IVF1,RRR".parse::<IndexSpec>().unwrap().resolve(3, 3).is_err());
+        let networks = [
+            ("IVF100,CNN", 384, None),
+            ("IVF1000(router=cnn),SQ8", 513, Some("router=cnn")),
+            ("PCA512,IVF1000(router=cnn),SQ8", 513, None),
+            ("IVF1000,CNN(width=1)", 513, Some("CNN")),
+            ("IVF60,CNN", 512, None),
+            ("IVF1000,CNN", 384, Some("CNN")),
+            ("IVF100000,CNN(width=1)", 100, None),
+        ];
+        for (text, d, refused) in networks {
+            let found = text.parse::<IndexSpec>().unwrap().resolve(1_000_000, d);
+            let token = match found {
+                Err(SpecError::Range { token, .. }) => Some(token),
+                _ => None,
+            };
+            assert_eq!(token, refused, "{text} in {d}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The `nearfield` command: build, search and judge indexes of vectors.
 
+mod arguments;
 mod bench;
 mod build;
 mod compress;
@@ -19,65 +20,14 @@ mod tune;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-
+use arguments::{Cli, Command};
 use error::CliError;
-
-/// Approximate nearest neighbours, fast on any machine.
-///
-/// An index is built once from a file of vectors and then answers: which k vectors are nearest to this one?
-///
-///   nearfield build base.npy -o base.nf --spec "PCA,IVF,RRR,Refine(f16)" --metric cosine
-///   nearfield search base.nf queries.npy -k 10
-///
-/// Vector files: .npy, .fvecs .bvecs .ivecs, .fbin .u8bin .i8bin .ibin, .safetensors; .hdf5, .parquet and .arrow where it was
-/// installed with --features hdf5,arrow. A part of a file is named behind a colon: docs.parquet:embedding.
-/// Exit codes: 0 ok, 2 usage, 3 bad input, 4 device, 5 input/output.
-#[derive(Parser)]
-#[command(version, max_term_width = 100, verbatim_doc_comment)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-
-    /// Print JSON on stdout: one object, or one a line. Progress and messages stay on stderr.
-    #[arg(long, global = true)]
-    json: bool,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Build(build::Args),
-    Plan(plan::Args),
-    Search(search::Args),
-    Truth(truth::Args),
-    Eval(eval::Args),
-    Tune(tune::Args),
-    Plot(plot::Args),
-    Bench(bench::Args),
-    Convert(convert::Args),
-    Compress(compress::Args),
-    /// Show what an index consists of.
-    Info(info::Args),
-    /// Check an index file against its checksums.
-    Verify(info::Args),
-    /// List the devices that can search.
-    Devices,
-    /// Build and search an index of WordNet glosses that comes with the program.
-    Demo(devices::DeviceArgs),
-}
 
 /// What a program exits with that an interrupt has ended.
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    // `--n-probe -3` is a wrong number, not an unknown option.
-    let takes_numbers =
-        |command: clap::Command| command.mut_args(|argument| argument.allow_negative_numbers(true));
-    let matches = Cli::command().mut_subcommands(takes_numbers).get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(e) => e.exit(),
-    };
+    let cli = Cli::of(std::env::args_os()).unwrap_or_else(|e| e.exit());
     // An interrupt leaves no half file. Where no handler can be set, the system's own ends the process as well.
     let _ = ctrlc::set_handler(|| {
         nearfield::discard_unfinished(|| {
