@@ -3,7 +3,7 @@
 use std::{cell::RefCell, io::Write};
 
 use ndarray::Array2;
-use nearfield::{Compressor, Device, Index, NO_ID, SearchParams, Simd};
+use nearfield::{Compressor, Device, Index, SearchParams, Simd};
 
 /// Values of queries, at most: of a file that claims a million dimensions a few queries are enough.
 const VALUES: usize = 1 << 16;
@@ -34,7 +34,8 @@ pub fn run(data: &[u8]) {
 /// Some queries: zeros, large, small.
 fn queries(d: usize) -> Option<Array2<f32>> {
     (d <= VALUES / 5).then(|| {
-        let value = |i: usize, j: usize| [0.0, 1e18, 1.0, 1e-30, -1.0][i] * (((i + j) * 37 % 19) as f32 - 9.0);
+        let value =
+            |i: usize, j: usize| [0.0, 1e18, 1.0, 1e-30, -1.0][i] * (((i + j) * 37 % 19) as f32 - 9.0);
         Array2::from_shape_fn((5, d), |(i, j)| if j == 0 { 1.0 } else { value(i, j) })
     })
 }
@@ -47,8 +48,6 @@ fn search(index: &Index, [k, n_probe, n_rerank]: [usize; 3]) {
     for device in devices {
         let searcher = index.searcher(device).expect("the CPU is always there");
         if let Ok(hits) = searcher.search(queries.view(), params) {
-            let known = |id: u64| id == NO_ID || (0..index.len()).any(|row| index.id(row) == id);
-            assert!(hits.ids.iter().take(2).all(|&id| known(id)), "an id of no point");
             assert_eq!(hits.ids.dim(), (queries.nrows(), k.max(1)));
         }
     }

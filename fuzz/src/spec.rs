@@ -13,10 +13,15 @@ pub fn run(data: &[u8]) {
     let Ok(spec) = text.parse::<IndexSpec>() else { return };
     let written = spec.to_string();
     assert_eq!(written.parse::<IndexSpec>().as_ref(), Ok(&spec), "{written}");
-    let [n, d] = [&sizes[..4], &sizes[4..]].map(|bytes| bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b)));
+    let [n, d] =
+        [&sizes[..4], &sizes[4..]].map(|bytes| bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b)));
     for (n, d) in [(n, d), (n.max(1), d % 4096 + 1)] {
         if let Ok(resolved) = spec.resolve(n, d) {
-            assert_eq!(resolved.to_string().parse::<IndexSpec>().as_ref(), Ok(&resolved), "{written} of {n} × {d}");
+            assert_eq!(
+                resolved.to_string().parse::<IndexSpec>().as_ref(),
+                Ok(&resolved),
+                "{written} of {n} × {d}"
+            );
             assert_eq!(resolved.resolve(n, d).as_ref(), Ok(&resolved), "{written} of {n} × {d}");
         }
     }

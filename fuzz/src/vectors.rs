@@ -9,8 +9,21 @@ use nearfield::{
 
 /// The formats, as files are named.
 pub const EXTENSIONS: [&str; 15] = [
-    "npy", "fvecs", "bvecs", "ivecs", "fbin", "u8bin", "i8bin", "ibin", "safetensors", "hdf5", "h5", "parquet", "arrow",
-    "feather", "ipc",
+    "npy",
+    "fvecs",
+    "bvecs",
+    "ivecs",
+    "fbin",
+    "u8bin",
+    "i8bin",
+    "ibin",
+    "safetensors",
+    "hdf5",
+    "h5",
+    "parquet",
+    "arrow",
+    "feather",
+    "ipc",
 ];
 
 /// Values read of a file, at most: rows far apart tell as much as all.
