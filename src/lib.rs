@@ -62,7 +62,7 @@ pub use auto::{Auto, Trial};
 pub use build::{BuildError, IndexBuilder, Plan, Progress, StageTime};
 pub use compress::Compressor;
 pub use device::{Device, DeviceError, DeviceInfo};
-pub use format::{OpenError, SaveError, VERSION as FORMAT_VERSION, discard_unfinished};
+pub use format::{OpenError, SaveError, Truncated, VERSION as FORMAT_VERSION, discard_unfinished};
 #[cfg(feature = "gpu")]
 pub use gpu::{AdapterSummary, Gpu, GpuError, GpuOptions, Tier};
 pub use index::{Index, StoredRows, TensorInfo};

@@ -52,9 +52,21 @@ pub(crate) struct TensorPlace {
     pub bytes: Range<usize>,
 }
 
+/// A mapped file has become shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the index file was cut short while open: {expected} bytes when it was opened, {got} now")]
+pub struct Truncated {
+    /// Bytes when it was opened.
+    pub expected: u64,
+    /// Bytes now.
+    pub got: u64,
+}
+
 /// A whole index file in memory.
 pub(crate) struct Image {
     bytes: memmap2::Mmap,
+    /// The file, where the bytes are mapped from it.
+    file: Option<std::fs::File>,
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorPlace>,
 }
@@ -63,6 +75,16 @@ impl Image {
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// That the file is still as long as it was when it was mapped: beyond its end there are no bytes to be read.
+    pub fn check_length(&self) -> Result<(), Truncated> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let expected = self.bytes.len() as u64;
+        match file.metadata() {
+            Ok(metadata) if metadata.len() < expected => Err(Truncated { expected, got: metadata.len() }),
+            _ => Ok(()),
+        }
     }
 
     /// Tensors by name.

@@ -16,7 +16,7 @@ use std::{
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Element, Image, TensorPlace, VERSION, View, anonymous, checksum, checksum_key};
+use super::{Element, Image, TensorPlace, Truncated, VERSION, View, anonymous, checksum, checksum_key};
 
 /// A file that is not a usable index.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,9 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file has become shorter since it was opened.
+    #[error(transparent)]
+    Truncated(#[from] Truncated),
     /// The file is of a version this build cannot read.
     #[error("index version: expected 1 to {VERSION}, got {got}; it was written by a newer nearfield")]
     Version {
@@ -88,10 +91,10 @@ impl Image {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         let file = open_file(path)?;
         // SAFETY: the map is read-only; index files are replaced by renaming, never changed in place, so
-        // the bytes stay as they are. (A file truncated by others while mapped ends the process with
-        // SIGBUS; the crate's documentation says so.)
+        // the bytes stay as they are. (Of a file truncated by others while it is being searched the system ends the
+        // process with SIGBUS; the crate's documentation says so, and searches look first.)
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Self::from_bytes(bytes)
+        Self::from_bytes(bytes, Some(file))
     }
 
     /// Reads a whole file into memory of its own.
@@ -101,10 +104,10 @@ impl Image {
         let length = usize::try_from(file.metadata().map_err(io)?.len()).unwrap_or(usize::MAX);
         let mut bytes = anonymous(length).map_err(io)?;
         file.read_exact(&mut bytes).map_err(io)?;
-        Self::from_bytes(bytes.make_read_only().map_err(io)?)
+        Self::from_bytes(bytes.make_read_only().map_err(io)?, None)
     }
 
-    fn from_bytes(bytes: memmap2::Mmap) -> Result<Arc<Self>, OpenError> {
+    fn from_bytes(bytes: memmap2::Mmap, file: Option<File>) -> Result<Arc<Self>, OpenError> {
         let foreign = |reason: String| OpenError::Foreign { reason };
         let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
         let start = header_len + 8;
@@ -121,7 +124,7 @@ impl Image {
         }
         let metadata: BTreeMap<String, String> =
             header.metadata().clone().unwrap_or_default().into_iter().collect();
-        let image = Self { bytes, metadata, tensors };
+        let image = Self { bytes, file, metadata, tensors };
         if image.metadata("format") != Some("nearfield") {
             return Err(foreign("its metadata does not say `format = nearfield`".to_owned()));
         }
@@ -163,6 +166,7 @@ impl Image {
 
     /// Compares every tensor with its stored checksum.
     pub fn verify(&self) -> Result<(), OpenError> {
+        self.check_length()?;
         self.tensors.par_iter().try_for_each(|(name, place)| {
             let got = checksum(&self.bytes[place.bytes.clone()]);
             let expected = self.metadata(&checksum_key(name)).unwrap_or("nothing");

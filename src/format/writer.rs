@@ -25,7 +25,10 @@ pub struct SaveError {
 impl Image {
     /// Writes the image to a file, one entry of its metadata as given; an empty list is none.
     pub fn save(&self, path: &Path, (key, value): (&str, &str)) -> Result<(), SaveError> {
-        let done = if self.metadata(key).unwrap_or("[]") == value {
+        let whole = self.check_length().map_err(std::io::Error::other);
+        let done = if whole.is_err() {
+            whole
+        } else if self.metadata(key).unwrap_or("[]") == value {
             write_atomically(path, |file| file.write_all(self.bytes()))
         } else {
             let header = self.header_with(key, value);

@@ -18,6 +18,7 @@ pub(crate) use self::memory::Memory;
 use crate::gpu::{Gpu, GpuError};
 use crate::{
     device::{Device, DeviceError, DeviceInfo},
+    format::Truncated,
     index::Model,
     profile::Profile,
     simd::Simd,
@@ -171,6 +172,9 @@ pub enum SearchError {
         /// Neighbours tuned for.
         k: usize,
     },
+    /// The index file has become shorter since it was opened.
+    #[error(transparent)]
+    Truncated(#[from] Truncated),
     /// The GPU failed, or is gone.
     #[cfg(feature = "gpu")]
     #[error(transparent)]
@@ -386,6 +390,7 @@ impl Searcher {
                 return Err(SearchError::Zero { name });
             }
         }
+        self.model.image.check_length()?;
         let too_large = SearchError::TooLarge { limit: PLACES_MAX, n_queries: n, k };
         let ids = filled(n, k, NO_ID);
         let scores = filled(n, k, self.model.metric.worst_score());
