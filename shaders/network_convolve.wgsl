@@ -60,6 +60,9 @@ fn network_convolve(
     if (list < params.list_from || list >= params.list_to) {
         return;
     }
+    if (biases[list * params.network_biases + params.scales_at] == 0.0) {
+        return; // The network is nothing.
+    }
     slot_ix = slot;
     weights_from = (list - params.list_from) * params.network_weights + params.weights_at;
     biases_from = list * params.network_biases + params.biases_at;

@@ -1,4 +1,4 @@
-// A convolutional network's last layer: t = q + deviation·(vP + p).
+// A convolutional network's last layer: t = q + deviation·(vP + p). With a deviation of 0 the network is nothing, and t = q.
 //
 // A workgroup makes 16 outputs of one slot, 16 invocations an output. Grid: n_slots · ceil(s / 16). Reads 2·depth·s bytes of P and
 // 4·depth bytes a slot and 16 outputs. Sums in 16 parts, so the error is depth/32 + 16 roundings at most. Twin: `network/conv/cpu.rs`.
@@ -25,8 +25,10 @@ fn network_dense(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_inv
     }
     let column = tile_ix % params.column_tiles * 16u + local_ix % 16u;
     let weights_at = (list - params.list_from) * params.network_weights + params.weights_at;
+    let own = list * params.network_biases;
+    let deviation = biases[own + params.scales_at];
     var part = 0.0;
-    if (column < params.s) {
+    if (column < params.s && deviation != 0.0) {
         for (var i = local_ix / 16u; i < params.depth; i += 16u) {
             part = fma(x[slot * params.depth + i], weight(weights_at + i * params.s + column), part);
         }
@@ -38,8 +40,6 @@ fn network_dense(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_inv
         for (var i = 0u; i < 16u; i++) {
             sum += sh_parts[i * 16u + local_ix];
         }
-        let own = list * params.network_biases;
-        let deviation = biases[own + params.scales_at];
         let moved = deviation * (sum + biases[own + params.biases_at + column]);
         y[slot * params.s + column] = queries[row_of(slot) * params.query_stride + column] + moved;
     }

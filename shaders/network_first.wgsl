@@ -26,6 +26,9 @@ fn network_first(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_inv
     if (list < params.list_from || list >= params.list_to) {
         return;
     }
+    if (biases[list * params.network_biases + params.scales_at] == 0.0) {
+        return; // The network is nothing.
+    }
     let position = at / width % params.positions;
     let column = at % width;
     let weights_at = (list - params.list_from) * params.network_weights + params.weights_at + column;

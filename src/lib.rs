@@ -29,7 +29,7 @@
 //! # Features
 //! - `cli` (default): the `nearfield` command.
 //! - `gpu` (default): searching on GPUs through wgpu (Vulkan, Metal, DX12).
-//! - `neural`: training compression networks (`CNT`); searching with them needs nothing.
+//! - `neural`: training networks (`CNT`, `CNN`, `router=cnn`); searching with them needs nothing.
 //! - `hdf5`, `arrow`: files of HDF5; of Parquet and Arrow.
 
 pub mod auto;

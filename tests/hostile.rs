@@ -26,14 +26,14 @@ fn folder(name: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
     files.sort();
+    assert!(!files.is_empty(), "{name} holds no file");
     files
 }
 
 /// What a fuzzer found once, by target.
 #[test]
 fn what_failed_once_fails_no_more() {
-    for (target, run) in [("index", index::run as fn(&[u8])), ("vectors", vectors::run), ("spec", spec::run)]
-    {
+    for (target, run) in [("vectors", vectors::run as fn(&[u8])), ("spec", spec::run)] {
         for path in folder(&format!("fuzz/regressions/{target}")) {
             eprintln!("{}", path.display());
             run(&fs::read(path).unwrap());

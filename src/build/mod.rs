@@ -301,12 +301,8 @@ impl<'a> IndexBuilder<'a> {
             metadata.insert(router::train::ROUTING.to_owned(), router.outcome.to_string());
         }
         if matches!(spec.scorer, ScorerSpec::Cnn { .. }) {
-            let most = CNN_POINTS_MAX;
-            if let Some(given) = arrangement.sizes().find(|&size| size > most) {
-                let expected = format!(
-                    "lists of at most {most} points (more lists hold fewer each; other scorers have no limit)"
-                );
-                return Err(SpecError::Range { token: "CNN", expected, given }.into());
+            if let Some(given) = arrangement.sizes().find(|&size| size > CNN_POINTS_MAX) {
+                return Err(IndexSpec::list_too_large(given).into());
             }
             metadata.insert(cnn::NETWORKS_KEY.to_owned(), " ".repeat(cnn::NETWORKS_ROOM));
         }
@@ -535,7 +531,6 @@ impl<'a> IndexBuilder<'a> {
         let visitors =
             queries.filter(|_| trains_lists || is_learned).map(|queries| queries.reduced(transform));
         let router = is_learned.then(|| {
-            self.report("neighbours", 0, 1);
             let mut rng = generator(self.seed, "routing");
             let request = router::train::Request {
                 metric: self.metric,
@@ -544,9 +539,8 @@ impl<'a> IndexBuilder<'a> {
                 queries: queries.map(|queries| queries as &dyn ReadRows),
                 reduced: visitors.as_deref().unwrap_or(&points),
             };
-            let asked = Asked::new(&request, ivf.router.target(), &mut rng);
-            self.report("neighbours", 1, 1);
             let report = |stage, done, total| self.report(stage, done, total);
+            let asked = Asked::new(&request, ivf.router.target(), report, &mut rng);
             asked.train(&centroids, &lists, spec.n_copies(), ivf.router.width(), report, &mut rng)
         });
         let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
@@ -632,9 +626,10 @@ impl<'a> IndexBuilder<'a> {
             given_queries: queries.map_or(base as &dyn ReadRows, |queries| queries),
             are_points: queries.is_none(),
         };
-        let outcome = cnn::train::write(shape, &input, parts, || {
-            self.report("networks", done.fetch_add(1, Ordering::Relaxed) + 1, total)
-        });
+        let step = || {
+            self.report("networks", done.fetch_add(1, Ordering::Relaxed) + 1, total);
+        };
+        let outcome = cnn::train::write(shape, &input, parts, step, || self.go_on().is_ok());
         Some(outcome.to_string())
     }
 

@@ -332,12 +332,16 @@ impl Bytes {
         let routing = if is_learned {
             let asked = t.min(router::train::QUERIES);
             let lists = 4 * router::train::NEIGHBOURS * (1 + spec.n_copies());
-            n * (d + 6) + asked * (4 * (s + d) + lists) + 6 * 4 * n_lists * s + network
+            let scored = router::train::HELD_OUT.min(asked) + router::train::SCHEDULE.batch;
+            n * (d + 6) + asked * (4 * (s + d) + lists) + 4 * n_lists * (6 * s + scored) + network
         } else {
             0
         };
         let centroids = 6 * n_lists * s;
-        let classified = CnnShape::of(spec, d).map_or(0, |shape| threads * shape.training_bytes());
+        let classified = CnnShape::of(spec, d).map_or(0, |shape| {
+            let largest = list_sizes.iter().copied().max().unwrap_or(0);
+            threads * shape.training_bytes(largest, t * grouped::TRAIN_LISTS.min(n_lists) / n_lists.max(1), d)
+        });
         let partition = match spec.ivf {
             Some(_) => points + visitors + arrangement + 4 * n + (2 * near).max(routing) + centroids,
             None => 0,

@@ -37,9 +37,14 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     if stated as usize > header_bytes.len() {
         return Err(format!("its header claims {stated} bytes of {}", bytes.len()));
     }
-    // Nested lists, which no plain array has, cost the parser time exponential in their depth.
-    if header_bytes[..stated as usize].contains(&b'[') {
+    let head = if bytes[6] == 1 { 10 } else { 12 };
+    let text = bytes.get(head..head + stated as usize).unwrap_or_default();
+    if text.contains(&b'[') {
         return Err("expected plain values, got a structured type".to_owned());
+    }
+    // A dictionary with a tuple in it: the parser's time doubles with every bracket within a bracket.
+    if [b'{', b'('].iter().any(|open| text.iter().filter(|byte| *byte == open).count() > 1) {
+        return Err("not a NumPy array: its header has brackets within brackets".to_owned());
     }
     let before = header_bytes.len();
     let header = NpyHeader::from_reader(&mut header_bytes).map_err(|e| format!("not a NumPy array: {e}"))?;

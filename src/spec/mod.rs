@@ -440,7 +440,7 @@ impl IndexSpec {
     /// Fills in every number left out and checks all of them against `n` points of `d` dimensions.
     ///
     /// - `PCA`: `d` below 200 dimensions, 128 up to 1 000, 256 above.
-    /// - `LIN`, `SRP`, `CNT`: a quarter of `d`, rounded up.
+    /// - `LIN`, `SRP`, `CNT`: a quarter of `d`, rounded up, at most 65 536.
     /// - `IVF`: `4·√n` rounded to a power of two, at most `n`.
     /// - `soar`: one copy beside the first, for every metric: more pay above all where queries are of another
     ///   kind than the points (README).
@@ -453,7 +453,7 @@ impl IndexSpec {
         let mut spec = *self;
         let mut s = d;
         if let Some(transform) = &mut spec.transform {
-            s = transform.dims().unwrap_or_else(|| transform.default_dims(d));
+            s = transform.dims().unwrap_or_else(|| transform.default_dims(d).min(DIM_MAX));
             if s > d {
                 return Err(SpecError::Range {
                     token: transform.name(),
@@ -492,7 +492,7 @@ impl IndexSpec {
                 *copies = Some(c);
             }
         }
-        spec.check_networks(s)?;
+        spec.check_networks(n, s)?;
         if let ScorerSpec::Pq { m, threshold, .. } = spec.scorer
             && m > s
         {
@@ -522,14 +522,28 @@ impl IndexSpec {
 }
 
 impl IndexSpec {
-    /// Checks what convolutional networks make of `s` dimensions.
-    fn check_networks(&self, s: usize) -> Result<(), SpecError> {
+    /// What becomes of a list of so many points, more than [`CNN_POINTS_MAX`].
+    pub(crate) fn list_too_large(given: usize) -> SpecError {
+        let expected = format!(
+            "lists of at most {CNN_POINTS_MAX} points (more lists hold fewer each; other scorers have no limit)"
+        );
+        SpecError::Range { token: "CNN", expected, given }
+    }
+
+    /// Checks what convolutional networks make of `n` points of `s` dimensions.
+    fn check_networks(&self, n: usize, s: usize) -> Result<(), SpecError> {
         let routed = self.ivf.and_then(|ivf| ivf.router.width());
         let (token, width) = match (routed, self.scorer) {
             (_, ScorerSpec::Cnn { width }) => ("CNN", width.into()),
             (Some(width), _) => ("router=cnn", width),
             _ => return Ok(()),
         };
+        let most = usize::from(WIDTH);
+        if let Some(given) =
+            [routed.unwrap_or(1), width].into_iter().find(|width| !(1..=most).contains(width))
+        {
+            return Err(SpecError::Range { token, expected: format!("a width from 1 to {most}"), given });
+        }
         if s > CNN_DIM_MAX {
             let expected =
                 format!("at most {CNN_DIM_MAX} scored dimensions (a transform ahead reduces them)");
@@ -538,6 +552,10 @@ impl IndexSpec {
         let n_lists = self.ivf.and_then(|ivf| ivf.n_lists).unwrap_or(1);
         let weights = 6 * width + 9 * width * width + width * s * s.next_multiple_of(2);
         let most = CNN_WEIGHTS_MAX / weights.max(1);
+        let mean = n.saturating_mul(self.n_copies()).div_ceil(n_lists.max(1));
+        if token == "CNN" && mean > CNN_POINTS_MAX {
+            return Err(Self::list_too_large(mean));
+        }
         if token == "CNN" && n_lists > most {
             let expected = format!(
                 "at most {most} lists, each with a network of its own (fewer dimensions or a smaller width allow more)"

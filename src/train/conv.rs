@@ -62,6 +62,11 @@ impl ConvNetwork {
         OwnValues { weights, biases }
     }
 
+    /// What an index stores of a network that is nothing.
+    pub fn nothing(&self) -> OwnValues {
+        OwnValues { weights: vec![f16::ZERO; self.layout.n_weights], biases: vec![0.0; self.layout.n_biases] }
+    }
+
     /// Windows of `[m, n, channels]`, as rows: `[m·n, 3·channels]`.
     fn windows(x: Tensor<3>, device: &Device) -> Tensor<2> {
         let [m, n, channels] = x.dims();

@@ -98,11 +98,19 @@ pub fn with_random_networks(file: &[u8]) -> Vec<u8> {
     let header = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
     let mut json: serde_json::Value = serde_json::from_slice(&file[8..header]).unwrap();
     let (mut numbers, mut out) = (Numbers::new(5), file.to_vec());
-    for name in ["router.network", "cnn.weights"] {
+    for name in ["router.network", "cnn.weights", "router.network_biases", "cnn.biases"] {
         let Some(offsets) = json[name]["data_offsets"].as_array() else { continue };
         let [from, to] = [0, 1].map(|i| header + usize::try_from(offsets[i].as_u64().unwrap()).unwrap());
-        for bytes in out[from..to].chunks_exact_mut(2) {
-            bytes.copy_from_slice(&half::f16::from_f32(0.1 * numbers.normal()).to_le_bytes());
+        if name.ends_with("biases") {
+            // Deviations and their inverses, zeros in networks that are nothing.
+            let row = 4 * usize::try_from(json[name]["shape"][1].as_u64().unwrap()).unwrap();
+            for row in out[from..to].chunks_exact_mut(row) {
+                row[..8].copy_from_slice(bytemuck::cast_slice(&[1.5_f32, 1.0 / 1.5]));
+            }
+        } else {
+            for bytes in out[from..to].chunks_exact_mut(2) {
+                bytes.copy_from_slice(&half::f16::from_f32(0.1 * numbers.normal()).to_le_bytes());
+            }
         }
         let sum = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&out[from..to]));
         json["__metadata__"][format!("xxh3.{name}")] = sum.into();

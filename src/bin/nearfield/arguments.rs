@@ -53,8 +53,12 @@ impl Cli {
     /// Arguments, the program's name first.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         // `--n-probe -3` is a wrong number, not an unknown option.
-        let takes_numbers =
-            |command: clap::Command| command.mut_args(|argument| argument.allow_negative_numbers(true));
+        let takes_numbers = |command: clap::Command| {
+            command.mut_args(|argument| match argument.get_action().takes_values() {
+                true => argument.allow_negative_numbers(true),
+                false => argument,
+            })
+        };
         let matches = Self::command().mut_subcommands(takes_numbers).try_get_matches_from(arguments)?;
         Self::from_arg_matches(&matches)
     }

@@ -17,7 +17,15 @@ use crate::{
 fn pairs_are_grouped_by_list() {
     for gpu in gpus() {
         let mut rng = random(4);
-        for (n_rows, n_probe, n_lists) in [(1, 1, 1), (3, 2, 5), (70, 9, 257), (300, 4, 1000)] {
+        for (n_rows, n_probe, n_lists) in [
+            (1, 1, 1),
+            (3, 2, 5),
+            (70, 9, 257),
+            (300, 4, 1000),
+            (90, 30, 2047),
+            (90, 30, 2049),
+            (60, 50, 5000),
+        ] {
             let routed: Vec<[u32; 2]> = (0..n_rows)
                 .flat_map(|_| rand::seq::index::sample(&mut rng, n_lists, n_probe).into_vec())
                 .map(|list| [0, narrow(list)])

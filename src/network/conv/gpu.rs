@@ -125,7 +125,7 @@ impl GpuNetworks {
         }
         let positions = self.shape.positions();
         let n = n_slots as f64;
-        // Weights are read once a list where slots come list by list, once a slot else.
+        // What cannot be done without: a reading for each list where slots come list by list, for each slot else.
         let readings = match kind {
             Slots::Rows => 1.0,
             Slots::Pairs(Plan::QueryMajor) => n,

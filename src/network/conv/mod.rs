@@ -15,7 +15,8 @@
 //! The paper goes from v to a softmax over all lists, or all points of a list, by one dense layer of 12 800 weights for each (s = 100,
 //! w = 128). Here that layer is a product of two, P and the vectors t meets, and q goes around the convolutions: with P = 0 the network
 //! is nothing, and lists or points are compared with the query itself. From there training can only improve
-//! (docs/routing.md says by how much, and what becomes of the paper's network without either).
+//! (docs/routing.md says by how much, and what becomes of the paper's network without either). Where it has not, deviation is 0 in
+//! the file: such a network is nothing, and is not computed.
 //!
 //! Products of one query at s = 100, w = 128: 8.6 million, of which 2.5 and 4.9 are the second and third convolution.
 
@@ -116,6 +117,13 @@ pub(crate) struct Network<'a> {
     pub values: Values<'a>,
 }
 
+impl Network<'_> {
+    /// Whether it leaves queries where they are.
+    pub fn is_nothing(&self) -> bool {
+        self.values.biases(self.layout.scales_at, 2)[0] == 0.0
+    }
+}
+
 /// The names of the tensors: weights and biases.
 pub(crate) type Names = [&'static str; 2];
 
@@ -149,6 +157,11 @@ impl Networks {
             biases: &self.biases[list * n_biases..(list + 1) * n_biases],
         };
         Network { shape: self.shape, layout: &self.layout, values }
+    }
+
+    /// Whether the network of a list, or the only one, leaves queries where they are.
+    pub fn is_nothing(&self, list: usize) -> bool {
+        self.of(list).is_nothing()
     }
 
     /// Bytes of one network.

@@ -6,6 +6,9 @@ use crate::network::{Layer, MOST, dense_reference};
 /// What becomes of a query, `[s]`.
 #[allow(clippy::cast_possible_truncation, reason = "results are rounded once, to f32")]
 pub(crate) fn forward(net: Network<'_>, q: &[f32]) -> Vec<f32> {
+    if net.is_nothing() {
+        return q.to_vec();
+    }
     let (shape, layout, values) = (net.shape, net.layout, net.values);
     let wide = |at: usize, n: usize| values.biases(at, n).iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let [deviation, inverse] = [0, 1].map(|i| wide(layout.scales_at, 2)[i]);

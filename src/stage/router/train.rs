@@ -10,7 +10,11 @@
 //! What is kept is what did best on queries held out; of network, weights and centroids each only where those before it do not read
 //! fewer lists for any of three shares of the neighbours.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -46,7 +50,7 @@ pub(crate) const QUERIES: usize = 65_536;
 pub(crate) const NEIGHBOURS: usize = 10;
 
 /// Training queries held out, at most.
-const HELD_OUT: usize = 2000;
+pub(crate) const HELD_OUT: usize = 2000;
 
 /// Weights and biases are trained like this.
 pub(crate) const SCHEDULE: Schedule = Schedule { epochs: 12, patience: 3, batch: 512, rates: [2e-3, 0.0] };
@@ -159,7 +163,15 @@ impl fmt::Display for Outcome {
 
 impl Asked {
     /// Samples queries, and finds what they are to find.
-    pub fn new(request: &Request<'_>, target: RouterTarget, rng: &mut ChaCha8Rng) -> Self {
+    ///
+    /// `report` is told of each share of the queries that has found its neighbours and says whether to go on; where it does not, what is found is of
+    /// no use.
+    pub fn new(
+        request: &Request<'_>,
+        target: RouterTarget,
+        report: impl Fn(&'static str, u64, u64) -> bool + Sync,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
         let Request { metric, centroids, points, queries: given, reduced } = *request;
         let (s, n) = (centroids.s, points.n_rows());
         let mut rows = sample(rng, reduced.len() / s, QUERIES);
@@ -173,7 +185,9 @@ impl Asked {
                 let own = usize::from(given.is_none() && n > 1);
                 let k = NEIGHBOURS.min(n - own);
                 let asked = given.unwrap_or(points).gather(&rows);
-                let mut found = neighbours(metric, points, &asked, k + own);
+                let mut found = neighbours(metric, points, &asked, k + own, |done, total| {
+                    report("neighbours", done, total)
+                });
                 if own > 0 {
                     let others = rows.iter().zip(found.chunks_exact(k + 1));
                     found = others
@@ -242,7 +256,7 @@ impl Asked {
         let [examples, held] = self.examples(lists, copies);
         let start = Classes {
             w: centroids.values.iter().map(|v| v / unit).collect(),
-            b: centroids.bias().iter().map(|v| v / (unit * unit)).collect(),
+            b: centroids.bias().iter().map(|v| v / unit / unit).collect(),
         };
         let by_centroids = lists_read(&held, &start, None);
         let parts = [&examples, &held];
@@ -251,7 +265,7 @@ impl Asked {
         let epochs = found.epochs;
         let by_weights = lists_read(&held, &found.classes, None);
         let mut kept = Kept::Weights;
-        if !no_more(by_weights, by_centroids) {
+        if !fewer(by_weights, by_centroids) {
             (kept, found.classes) = (Kept::Centroids, start);
         }
         let mut outcome = Outcome {
@@ -281,7 +295,7 @@ impl Asked {
         } else {
             let Classes { mut w, mut b } = weights;
             w.iter_mut().for_each(|v| *v *= unit);
-            b.iter_mut().for_each(|v| *v *= unit * unit);
+            b.iter_mut().for_each(|v| *v = *v * unit * unit);
             centroids.ranked_by(w, b)
         };
         Trained { weights, network, outcome }
@@ -302,7 +316,7 @@ impl Asked {
         let shape = conv::Shape { s, width, channels: 1 };
         let network = ConvNetwork::new(shape, deviation(&parts[0].queries), Vec::new(), rng);
         let front = Front::new(&network);
-        let start = network.stored(&front.values, self.unit);
+        let start = network.nothing();
         let before = lists_read(parts[1], weights, None);
         let ranks = parts[1].ranks(weights, None);
         if ranks.partition_point(|&rank| rank == 1) as f64 >= KNOWN * ranks.len() as f64 {
@@ -324,6 +338,11 @@ impl Asked {
     }
 }
 
+/// Whether no share takes more lists, and one takes fewer.
+fn fewer(lists: Lists, than: Lists) -> bool {
+    lists != than && no_more(lists, than)
+}
+
 /// Whether no share takes more lists.
 fn no_more(lists: Lists, than: Lists) -> bool {
     lists.iter().zip(than).all(|(lists, than)| *lists <= than)
@@ -336,8 +355,14 @@ fn lists_read(held: &Examples<'_>, classes: &Classes, front: Option<&Front<'_>>)
     SHARES.map(|share| ranks[((share * ranks.len() as f64).ceil() as usize).clamp(1, ranks.len()) - 1])
 }
 
-/// The `k` nearest points of each query, by int8: `[t, k]`.
-fn neighbours(metric: Metric, points: &dyn ReadRows, queries: &[f32], k: usize) -> Vec<u32> {
+/// The `k` nearest points of each query, by int8: `[t, k]`; any `k` where `report` does not go on.
+fn neighbours(
+    metric: Metric,
+    points: &dyn ReadRows,
+    queries: &[f32],
+    k: usize,
+    report: impl Fn(u64, u64) -> bool + Sync,
+) -> Vec<u32> {
     let simd = Simd::detect();
     let (n, s) = (points.n_rows(), points.dim());
     let shape = super::shape(s, metric);
@@ -354,8 +379,14 @@ fn neighbours(metric: Metric, points: &dyn ReadRows, queries: &[f32], k: usize) 
             (n, run)
         })
         .collect();
-    let mut out = vec![0; queries.len() / s * k];
+    let mut out: Vec<u32> = (0..queries.len() / s).flat_map(|_| (0..).take(k)).collect();
+    let (done, total) = (AtomicU64::new(0), (queries.len() / s).div_ceil(ASKED) as u64);
+    report(0, total);
+    let stops = AtomicBool::new(false);
     out.par_chunks_mut(ASKED * k).zip(queries.par_chunks(ASKED * s)).for_each(|(out, queries)| {
+        if stops.load(Ordering::Relaxed) {
+            return;
+        }
         let id_of = |point: u32| u64::from(point);
         let m = queries.len() / s;
         // Of fewer than four queries the places left over hold none.
@@ -390,6 +421,9 @@ fn neighbours(metric: Metric, points: &dyn ReadRows, queries: &[f32], k: usize) 
             for (out, (point, _)) in out.iter_mut().zip(&sorted) {
                 *out = *point;
             }
+        }
+        if !report(done.fetch_add(1, Ordering::Relaxed) + 1, total) {
+            stops.store(true, Ordering::Relaxed);
         }
     });
     out
@@ -446,7 +480,7 @@ mod tests {
             queries: asked.as_ref().map(|queries| queries as &dyn ReadRows),
             reduced: queries.unwrap_or(points),
         };
-        let asked = Asked::new(&request, RouterTarget::Neighbours, &mut rng);
+        let asked = Asked::new(&request, RouterTarget::Neighbours, |_, _, _| true, &mut rng);
         let Trained { weights, outcome, .. } =
             asked.train(&centroids, &lists, copies, None, |_, _, _| true, &mut rng);
         assert_eq!(weights.len(), n_lists);

@@ -34,6 +34,10 @@ pub(crate) const POINTS: &str = "cnn.points";
 pub(crate) const NETWORKS_KEY: &str = "networks";
 pub(crate) const NETWORKS_ROOM: usize = 200;
 
+/// Training queries of a list, at most, of which one in so many is held out.
+const QUERIES: usize = 8192;
+const HELD_OUT: usize = 8;
+
 /// Queries in a step of training, at most: what layers make of 128 and its slopes take 100 MB at 100 dimensions.
 const BATCH_MAX: usize = 128;
 
@@ -55,9 +59,11 @@ impl CnnShape {
         Some(Self { network, points: BlockShape::new(s - 1, Bits::B8, true) })
     }
 
-    /// Bytes that the training of one list's network holds at its peak.
-    pub fn training_bytes(self) -> usize {
-        self.network.training_bytes(BATCH_MAX)
+    /// Bytes that the training of the network of a list of `m` points holds at its peak, for `asked` training queries of `d` dimensions: the
+    /// network, the scores of queries held out, points as given, and six forms of their vectors.
+    pub fn training_bytes(self, m: usize, asked: usize, d: usize) -> usize {
+        let held = asked.min(QUERIES) / HELD_OUT;
+        self.network.training_bytes(BATCH_MAX) + 4 * m * (held + d + 6 * self.network.s)
     }
 
     /// Bytes of the vectors of a list of `m` points.
@@ -112,8 +118,11 @@ impl Cnn {
     /// Bytes that scoring a list of `n` points reads, and its operations.
     pub fn cost(&self, list: usize, n: usize) -> Cost {
         let network = self.shape.network;
-        let bytes = self.networks.n_bytes() + self.run(list).len();
-        Cost::of(bytes, 2 * (network.n_products() + n * network.s))
+        let (bytes, products) = match self.networks.is_nothing(list) {
+            true => (0, 0),
+            false => (self.networks.n_bytes(), network.n_products()),
+        };
+        Cost::of(bytes + self.run(list).len(), 2 * (products + n * network.s))
     }
 
     /// The run of a list's points.

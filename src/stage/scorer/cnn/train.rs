@@ -10,16 +10,13 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
 };
 
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::{BATCH_MAX, CnnShape, NETWORKS, POINTS};
+use super::{BATCH_MAX, CnnShape, HELD_OUT, NETWORKS, POINTS, QUERIES};
 use crate::{
     metric::Metric,
     train::{
@@ -33,8 +30,8 @@ use crate::{
     },
 };
 
-/// Training queries of a list, at most.
-const QUERIES: usize = 8192;
+/// Queries that meet all points of a list together.
+const MET: usize = 256;
 
 /// Queries in a step, at least.
 const BATCH_MIN: usize = 16;
@@ -94,12 +91,13 @@ struct Part<'a> {
     points: &'a mut [u8],
 }
 
-/// Trains all lists and fills in the tensors; `step` is called once a list and says whether to go on.
+/// Trains all lists and fills in the tensors; `step` is called once a list, `goes_on` says whether to.
 pub(crate) fn write(
     shape: CnnShape,
     input: &Input<'_>,
     parts: &mut BTreeMap<&'static str, &mut [u8]>,
-    step: impl Fn() -> bool + Sync,
+    step: impl Fn() + Sync,
+    goes_on: impl Fn() -> bool + Sync,
 ) -> Outcome {
     let outcome = Mutex::new(Outcome::default());
     let [weights, biases] = NETWORKS.map(|name| parts.remove(name));
@@ -115,8 +113,6 @@ pub(crate) fn write(
         lists.push(Part { weights, biases, points: part });
         points = rest;
     }
-    let stops = AtomicBool::new(false);
-    let goes_on = || !stops.load(Ordering::Relaxed);
     lists.into_par_iter().enumerate().for_each(|(list, part)| {
         if goes_on() {
             let found = train(shape, input, list, part, &goes_on);
@@ -126,9 +122,7 @@ pub(crate) fn write(
             outcome.n_held += found.n_held;
             outcome.found.iter_mut().zip(found.found).for_each(|(sum, n)| *sum += n);
         }
-        if !step() {
-            stops.store(true, Ordering::Relaxed);
-        }
+        step();
     });
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
@@ -151,15 +145,14 @@ fn train(
     // About the length of a point.
     let unit = deviation(&points) * (s as f32).sqrt();
     queries.iter_mut().for_each(|v| *v /= unit);
+    // In units before anything is squared: points may be as small as they like.
+    let w: Vec<f32> = points.iter().map(|v| v / unit).collect();
     let bias = |x: &[f32]| if input.metric.is_l2() { squared_norm(x) / 2.0 } else { 0.0 };
-    let start = Classes {
-        w: points.iter().map(|v| v / unit).collect(),
-        b: points.chunks_exact(s).map(|x| bias(x) / (unit * unit)).collect(),
-    };
+    let start = Classes { b: w.chunks_exact(s).map(bias).collect(), w };
     let centre = input.centroids[list * s..(list + 1) * s].iter().map(|v| v / unit).collect();
     let network = ConvNetwork::new(shape.network, deviation(&queries), centre, &mut rng);
     let mut outcome = Outcome::default();
-    let mut kept = (start.clone(), Front::new(&network));
+    let mut kept = (start.clone(), network.nothing());
     if members.len() > 1 && visitors.len() > 1 {
         let places: HashMap<usize, u32> = members.iter().copied().zip(0..).collect();
         let own: Vec<u32> = visitors
@@ -167,7 +160,7 @@ fn train(
             .map(|visitor| places.get(visitor).copied().filter(|_| input.are_points).unwrap_or(NONE))
             .collect();
         let labels = nearest(input, &members, &visitors, &own);
-        let n_held = (visitors.len() / 8).max(1);
+        let n_held = (visitors.len() / HELD_OUT).max(1);
         let examples = |rows: std::ops::Range<usize>| Examples {
             queries: Cow::Borrowed(&queries[rows.start * s..rows.end * s]),
             classes: labels[rows.clone()].to_vec(),
@@ -193,12 +186,11 @@ fn train(
             let after = among(&held.ranks(&found.classes, found.front.as_ref()), PLACES);
             if let Some(front) = found.front.filter(|_| found.is_better && after >= outcome.found[0]) {
                 (outcome.n_better, outcome.found[1]) = (1, after);
-                kept = (found.classes, front);
+                kept = (found.classes, network.stored(&front.values, unit));
             }
         }
     }
-    let (Classes { w, b }, front) = kept;
-    let values = network.stored(&front.values, unit);
+    let (Classes { w, b }, values) = kept;
     part.weights.copy_from_slice(bytemuck::cast_slice(&values.weights));
     part.biases.copy_from_slice(bytemuck::cast_slice(&values.biases));
     let factor = input.metric.product_factor().abs();
@@ -217,12 +209,17 @@ fn nearest(input: &Input<'_>, members: &[usize], visitors: &[usize], own: &[u32]
         .map(|x| if input.metric.is_l2() { squared_norm(x) / 2.0 } else { 0.0 })
         .collect();
     let queries = input.given_queries.gather(visitors);
-    let z = linalg::par_product(&queries, linalg::rows(&points, members.len(), d).transpose());
     let best = |(z, own): (&[f32], &u32)| {
         let others =
             z.iter().zip(&norms).map(|(z, norm)| z - norm).zip(0..).filter(|(_, place)| place != own);
         // Of equal ones the first.
         others.reduce(|a, b| if b.0 > a.0 { b } else { a }).map_or(0, |(_, place)| place)
     };
-    z.chunks_exact(members.len()).zip(own).map(best).collect()
+    let points = linalg::rows(&points, members.len(), d);
+    let mut labels = Vec::with_capacity(visitors.len());
+    for (queries, own) in queries.chunks(MET * d).zip(own.chunks(MET)) {
+        let z = linalg::par_product(queries, points.transpose());
+        labels.extend(z.chunks_exact(members.len()).zip(own).map(best));
+    }
+    labels
 }
