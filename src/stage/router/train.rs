@@ -522,7 +522,7 @@ mod tests {
     fn neighbours_are_those_of_all_points() {
         let (points, queries) = (made(3001, 1, 0.0), made(131, 2, 0.0));
         for metric in [Metric::Ip, Metric::L2] {
-            let found = neighbours(metric, &Made(points.clone()), &queries, 5);
+            let found = neighbours(metric, &Made(points.clone()), &queries, 5, |_, _| true);
             for (q, found) in queries.chunks_exact(S).zip(found.chunks_exact(5)) {
                 let product = |x: &[f32]| x.iter().zip(q).map(|(a, b)| a * b).sum::<f32>();
                 let best = points.chunks_exact(S).map(product).fold(f32::NEG_INFINITY, f32::max);
