@@ -509,7 +509,7 @@ mod tests {
         // What few queries have in common is chance.
         for (queries, n_lists) in [(made(12, 2, 0.0), 64), (made(1, 2, 0.0), 8)] {
             let outcome = trained(&points, Some(&queries), 1, n_lists);
-            let is_kept = no_more(outcome.by_weights, outcome.by_centroids);
+            let is_kept = fewer(outcome.by_weights, outcome.by_centroids);
             assert_eq!(outcome.kept == Kept::Weights, is_kept, "{outcome}");
         }
         for n in [1, 2, 9] {
