@@ -86,13 +86,13 @@ fn loaded(index: &Index, device: Device, queries: &Array2<f32>) {
     let (first, last) = (after_a_third.unwrap_or(0), resident().unwrap_or(0));
     let mut sorted = times;
     sorted.sort_unstable();
-    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize];
+    let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100];
     eprintln!(
         "{name}: {} searches by {THREADS} threads in {seconds} s, p50 {:?}, p99 {:?}; memory {} MB after a third, {} MB at the end, {} MB at \
          most",
         sorted.len(),
-        at(0.5),
-        at(0.99),
+        at(50),
+        at(99),
         first >> 20,
         last >> 20,
         most >> 20

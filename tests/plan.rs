@@ -71,10 +71,12 @@ fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
 fn files_are_as_large_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
-    let mut tried = vec![(&small, &EMBEDDED[..]), (&large, &MADE)];
-    #[cfg(feature = "neural")]
-    tried.push((&small, &[LISTED]));
-    for (base, specs) in tried {
+    for (base, specs) in [
+        (&small, &EMBEDDED[..]),
+        (&large, &MADE),
+        #[cfg(feature = "neural")]
+        (&small, &[LISTED]),
+    ] {
         for spec in specs {
             let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
             let (planned, built) = (plan(spec, base.view()).n_bytes as f64, index.n_bytes() as f64);
