@@ -118,6 +118,8 @@ type Lists = [usize; SHARES.len()];
 /// How a router was trained.
 pub(crate) struct Outcome {
     queries: usize,
+    /// What queries were to find.
+    sought: &'static str,
     epochs: usize,
     by_centroids: Lists,
     by_weights: Lists,
@@ -128,7 +130,7 @@ pub(crate) struct Outcome {
     kept: Kept,
 }
 
-/// The last of these that reads no more lists than those before it.
+/// The last of these that reads fewer lists than those before it.
 #[derive(Clone, Copy, PartialEq)]
 enum Kept {
     Centroids,
@@ -145,7 +147,7 @@ impl fmt::Display for Outcome {
         if let Some((epochs, _)) = self.network {
             write!(f, ", of a network {epochs}")?;
         }
-        write!(f, "; lists read for {shares} of the neighbours of queries held out: ")?;
+        write!(f, "; lists read for {shares} of the {} of queries held out: ", self.sought)?;
         if let Some((_, lists)) = self.network {
             write!(f, "{} behind the network, ", join(lists))?;
         }
@@ -156,7 +158,8 @@ impl fmt::Display for Outcome {
         match (self.kept, self.network) {
             (Kept::Centroids, _) => f.write_str(": centroids are kept"),
             (Kept::Weights, Some(_)) => f.write_str(": weights are kept, and the network is nothing"),
-            (Kept::Weights | Kept::Network, _) => Ok(()),
+            (Kept::Network, _) => f.write_str(": the network is kept"),
+            (Kept::Weights, None) => f.write_str(": weights are kept"),
         }
     }
 }
@@ -270,6 +273,10 @@ impl Asked {
         }
         let mut outcome = Outcome {
             queries: examples.len(),
+            sought: match self.goal {
+                Goal::Neighbours(..) => "neighbours",
+                Goal::Labels(_) => "nearest centroids",
+            },
             epochs,
             by_centroids,
             by_weights,
@@ -328,7 +335,7 @@ impl Asked {
         let after = lists_read(parts[1], &found.classes, found.front.as_ref());
         outcome.network = Some((found.epochs, after));
         match found.front {
-            Some(front) if found.is_better && no_more(after, before) => {
+            Some(front) if found.is_better && fewer(after, before) => {
                 outcome.kept = Kept::Network;
                 *weights = found.classes;
                 network.stored(&front.values, self.unit)
