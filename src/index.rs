@@ -84,8 +84,8 @@ impl Index {
     /// Maps an index file and checks it; vectors are read when searches touch them.
     ///
     /// The file must not be changed in place while it is open. Replacing it by renaming, as [`Index::save`] does, is safe. One that
-    /// has been cut short is noticed by the next search, which ends with an error; a search that is under way meanwhile may be
-    /// ended by the system, with the process. [`Index::load`] depends on no file.
+    /// has been cut short is noticed by searches that begin a hundredth of a second later, which end with an error; the system may end
+    /// those in between, with the process. [`Index::load`] depends on no file.
     ///
     /// # Errors
     /// [`OpenError`] names what is wrong with the file.

@@ -98,6 +98,8 @@ fn a_file_cut_short_while_open_is_an_error() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     for short in [length - 1, length / 2, 8, 0] {
         file.set_len(short).unwrap();
+        // Lengths are looked at every hundredth of a second.
+        thread::sleep(Duration::from_millis(20));
         match search(&mapped) {
             Err(SearchError::Truncated(found)) => assert_eq!((found.expected, found.got), (length, short)),
             other => panic!("{other:?}"),

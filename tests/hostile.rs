@@ -1,5 +1,4 @@
 //! Files and words from elsewhere: what the fuzzers run (`fuzz/`), on mutated copies of every file there is, and on those that failed.
-#![cfg(all(feature = "arrow", feature = "hdf5"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../fuzz/src/index.rs"]

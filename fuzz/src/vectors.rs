@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "hdf5")]
+use nearfield::io::hdf5_metric;
 use nearfield::{
     Vectors,
-    io::{VectorFile, hdf5_metric, read_ids},
+    io::{VectorFile, read_ids},
 };
 
 /// The formats, as files are named.
@@ -50,6 +52,7 @@ pub fn run(data: &[u8]) {
             (0..n).step_by(step).chain(n.checked_sub(1)).for_each(|i| vectors.read(i, &mut row));
         }
         let _ = read_ids(&named);
+        #[cfg(feature = "hdf5")]
         if extension == "hdf5" {
             let _ = hdf5_metric(&path);
         }

@@ -7,7 +7,10 @@
 //! which count where lists are few.
 
 mod contents;
+mod error;
+mod partition;
 mod plan;
+mod progress;
 mod source;
 
 use std::{
@@ -16,25 +19,28 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use rayon::prelude::*;
 
-use self::contents::Contents;
-pub use self::plan::Plan;
 pub(crate) use self::source::check_half;
 use self::source::{Source, widen};
+use self::{contents::Contents, partition::Partition, progress::Clock};
+pub use self::{
+    error::BuildError,
+    plan::Plan,
+    progress::{Progress, StageTime},
+};
 use crate::{
     codes::PqShape,
-    format::{ImageBuilder, OpenError},
+    format::ImageBuilder,
     index::Index,
     lists::{self, Arrangement},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
-    spec::{CNN_POINTS_MAX, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, SpecError, TransformSpec},
+    spec::{CNN_POINTS_MAX, IndexSpec, Milli, RowDtype, ScorerSpec, TransformSpec},
     stage::{
-        router::{self, Router, train::Asked},
+        router::{self, Router},
         scorer::{
             cnn::{self, CnnShape},
             pq,
@@ -43,137 +49,13 @@ use crate::{
         transform::train::{self as transform, TrainError, Trained},
     },
     topk::NO_ID,
-    train::{
-        ReadRows, generator, grouped,
-        inrp::{CheckpointError, Training},
-        kmeans::{self, Objective},
-        score_aware::ScoreAware,
-    },
-    vectors::{VectorError, Vectors, check_shape},
+    train::{ReadRows, generator, inrp::Training},
+    vectors::{Vectors, check_shape},
 };
 
 /// What vectors are called in errors.
 const VECTORS: &str = "vectors";
 const TRAINING_QUERIES: &str = "training queries";
-
-/// How far a build is: `done` of `total` steps of one stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The stage: `check`, `transform`, `training`, `partition`, `copies`, `neighbours`, `routing`, `network`, `networks`, `regressions`,
-    /// `codebooks`, `codes`, `rows`;
-    /// of a plan also `samples`.
-    pub stage: &'static str,
-    /// Steps done.
-    pub done: u64,
-    /// Steps in all.
-    pub total: u64,
-}
-
-/// A build that cannot be done.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The specification does not fit the data.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// The vectors cannot be indexed.
-    #[error(transparent)]
-    Vectors(#[from] VectorError),
-    /// Not one id a row.
-    #[error("ids: expected one a row, {expected}, got {got}")]
-    IdCount {
-        /// Rows.
-        expected: usize,
-        /// Ids.
-        got: usize,
-    },
-    /// An id is given twice.
-    #[error("ids: expected each id once, got {id} again")]
-    IdTwice {
-        /// The id.
-        id: u64,
-    },
-    /// The id that means "no neighbour".
-    #[error("ids: expected values below {NO_ID}, which stands for a missing neighbour (so do negative ids)")]
-    IdReserved,
-    /// More points than positions.
-    #[error("vectors: expected fewer than {} rows and copies of rows, got {got}", u32::MAX)]
-    TooMany {
-        /// Rows, times the lists that hold each.
-        got: usize,
-    },
-    /// The checkpoint of a training cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// A number of [`Training`] is none that it may be.
-    #[error("training, `{argument}`: expected {expected}, got {got}")]
-    Training {
-        /// The field.
-        argument: &'static str,
-        /// The values allowed.
-        expected: String,
-        /// The value given.
-        got: String,
-    },
-    /// Only the transform was asked for, and the specification has none.
-    #[error("expected a specification with a transform, such as `LIN96,Flat`")]
-    NoTransform,
-    /// This build of the crate has nothing to train a network with.
-    #[error(
-        "CNT, CNN, router=cnn: expected nearfield built with the feature `neural`, which trains them (searching needs none)"
-    )]
-    NoNeural,
-    /// No memory for the index.
-    #[error("cannot reserve memory for the index: {0}")]
-    Memory(#[from] std::io::Error),
-    /// The flag given to [`IndexBuilder::cancel`] was set.
-    #[error("the build was cancelled")]
-    Cancelled,
-    /// The finished index does not open: a defect of this crate.
-    #[error("the built index is not valid, which is a defect of nearfield: {0}")]
-    Invalid(#[from] OpenError),
-}
-
-/// How long a stage of a build took.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StageTime {
-    /// The stage, as in [`Progress::stage`].
-    pub stage: &'static str,
-    /// Seconds.
-    pub seconds: f64,
-}
-
-/// Measures the stages as they follow each other.
-#[derive(Default)]
-struct Clock {
-    current: Option<(&'static str, Instant)>,
-    times: Vec<StageTime>,
-}
-
-impl Clock {
-    /// A stage begins, or goes on.
-    fn enter(&mut self, stage: &'static str) {
-        if self.current.is_none_or(|(current, _)| current != stage) {
-            self.close();
-            self.current = Some((stage, Instant::now()));
-        }
-    }
-
-    fn close(&mut self) {
-        let Some((stage, since)) = self.current.take() else { return };
-        let seconds = since.elapsed().as_secs_f64();
-        match self.times.iter_mut().find(|time| time.stage == stage) {
-            Some(time) => time.seconds += seconds,
-            None => self.times.push(StageTime { stage, seconds }),
-        }
-    }
-
-    /// The times of all stages, the last one ended.
-    fn stop(mut self) -> Vec<StageTime> {
-        self.close();
-        self.times
-    }
-}
 
 type Callback<'a> = dyn Fn(Progress) + Sync + 'a;
 
@@ -476,101 +358,6 @@ impl<'a> IndexBuilder<'a> {
         }
     }
 
-    fn partition<V: Vectors, Q: Vectors + ?Sized>(
-        &self,
-        spec: IndexSpec,
-        ivf: IvfSpec,
-        base: &Source<'_, V>,
-        queries: Option<&Source<'_, Q>>,
-        transform: Option<&Trained>,
-    ) -> (Arrangement, Partition) {
-        let n_lists = ivf.n_lists.unwrap_or(1);
-        let total = kmeans::ITERATIONS as u64 + 2;
-        self.report("partition", 0, total);
-        let points = base.reduced(transform);
-        let s = transform.map_or(base.vectors.dim(), Trained::s);
-        let mut rng = generator(self.seed, "partition");
-        let is_product = !self.metric.is_l2();
-        let objective = match ivf.threshold {
-            Some(t) => Objective::ScoreAware(ScoreAware::new(t.value(), &points, s), is_product),
-            None if is_product => Objective::Angle,
-            None => Objective::Distance,
-        };
-        let rounds = &kmeans::LIST_ROUNDS;
-        let centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
-            self.report("partition", step as u64, total)
-        });
-        let trains_lists = matches!(spec.scorer, ScorerSpec::Rrr { .. } | ScorerSpec::Cnn { .. });
-        // Points are their own training queries unless others are given.
-        let mut nearest = Vec::new();
-        let top = grouped::TRAIN_LISTS.min(n_lists);
-        let is_learned = ivf.router.is_trained();
-        if trains_lists && queries.is_none() && !is_learned {
-            nearest = centroids.nearest(&points, top);
-        }
-        let first: Vec<u32> = if nearest.is_empty() || ivf.threshold.is_some() {
-            centroids.lists_of(&points)
-        } else {
-            nearest.iter().step_by(top).copied().collect()
-        };
-        self.report("partition", total - 1, total);
-        let lists = match (ivf.spill, spec.n_copies()) {
-            (Some(spill), n_copies @ 2..) => {
-                self.report("copies", 0, 1);
-                let further = centroids.spill(&points, &first, n_copies - 1, spill.lambda.value());
-                let lists: Vec<u32> = first
-                    .iter()
-                    .zip(further.chunks_exact(n_copies - 1))
-                    .flat_map(|(first, further)| std::iter::once(*first).chain(further.iter().copied()))
-                    .collect();
-                self.report("copies", 1, 1);
-                lists
-            }
-            _ => first,
-        };
-        let visitors =
-            queries.filter(|_| trains_lists || is_learned).map(|queries| queries.reduced(transform));
-        let router = is_learned.then(|| {
-            let mut rng = generator(self.seed, "routing");
-            let request = router::train::Request {
-                metric: self.metric,
-                centroids: &centroids,
-                points: base,
-                queries: queries.map(|queries| queries as &dyn ReadRows),
-                reduced: visitors.as_deref().unwrap_or(&points),
-            };
-            let report = |stage, done, total| self.report(stage, done, total);
-            let asked = Asked::new(&request, ivf.router.target(), report, &mut rng);
-            asked.train(&centroids, &lists, spec.n_copies(), ivf.router.width(), report, &mut rng)
-        });
-        let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);
-        drop(lists);
-        // Rows of vectors as they are are read again.
-        let keeps = transform.is_some() || trains_lists || matches!(spec.scorer, ScorerSpec::Pq { .. });
-        let mut partition = Partition {
-            centroids,
-            points: if keeps { points } else { Vec::new() },
-            router,
-            visitors: None,
-            visits: (Vec::new(), Vec::new()),
-        };
-        if trains_lists {
-            if nearest.is_empty() {
-                let ranked_by =
-                    partition.router.as_ref().map_or(&partition.centroids, |router| &router.weights);
-                nearest = ranked_by.nearest(visitors.as_deref().unwrap_or(&partition.points), top);
-            }
-            partition.visitors = visitors;
-            let (offsets, mut rows) = kmeans::group(&nearest, n_lists);
-            for row in &mut rows {
-                *row /= u32::try_from(top).unwrap_or(1);
-            }
-            partition.visits = (offsets, rows);
-        }
-        self.report("partition", total, total);
-        (arrangement, partition)
-    }
-
     fn regress(
         &self,
         shape: RrrShape,
@@ -685,35 +472,5 @@ impl<'a> IndexBuilder<'a> {
                 stops.store(true, Ordering::Relaxed);
             }
         });
-    }
-}
-
-/// Lists and what scorers are trained on.
-struct Partition {
-    centroids: kmeans::Centroids,
-    /// A trained router.
-    router: Option<router::train::Trained>,
-    /// Reduced points, `[n, s]`.
-    points: Vec<f32>,
-    /// Reduced training queries, where they are not the points.
-    visitors: Option<Vec<f32>>,
-    /// Training queries by list: offsets and rows.
-    visits: (Vec<usize>, Vec<u32>),
-}
-
-impl Partition {
-    /// Points and training queries by list.
-    fn grouped<'a>(&'a self, arrangement: &'a Arrangement) -> [grouped::Grouped<'a>; 2] {
-        use grouped::{Grouped, Members};
-        [
-            Grouped {
-                vectors: &self.points,
-                members: Members { offsets: &arrangement.offsets, rows: &arrangement.rows },
-            },
-            Grouped {
-                vectors: self.visitors.as_deref().unwrap_or(&self.points),
-                members: Members { offsets: &self.visits.0, rows: &self.visits.1 },
-            },
-        ]
     }
 }

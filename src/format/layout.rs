@@ -136,7 +136,7 @@ impl ImageBuilder {
         let mut metadata = self.metadata;
         metadata.extend(sums.iter().map(|(name, sum)| (checksum_key(name), (*sum).clone())));
         let tensors = self.tensors.into_iter().map(|(name, place)| (name.to_owned(), place)).collect();
-        Ok(Arc::new(Image { bytes: self.bytes.make_read_only()?, file: None, metadata, tensors }))
+        Ok(Arc::new(Image { bytes: self.bytes.make_read_only()?, source: None, metadata, tensors }))
     }
 }
 

@@ -8,7 +8,15 @@ mod layout;
 mod reader;
 mod writer;
 
-use std::{collections::BTreeMap, ops::Deref, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 pub(crate) use layout::{ImageBuilder, TensorDecl, file_len};
 pub use reader::OpenError;
@@ -52,6 +60,23 @@ pub(crate) struct TensorPlace {
     pub bytes: Range<usize>,
 }
 
+/// Nanoseconds between two looks at the length of a mapped file.
+const LOOK: u64 = 10_000_000;
+
+/// The file that an image is mapped from.
+struct Source {
+    file: std::fs::File,
+    mapped: Instant,
+    /// When its length is looked at next, in nanoseconds since it was mapped.
+    next_look: AtomicU64,
+}
+
+impl Source {
+    fn new(file: std::fs::File) -> Self {
+        Self { file, mapped: Instant::now(), next_look: AtomicU64::new(0) }
+    }
+}
+
 /// A mapped file has become shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the index file was cut short while open: {expected} bytes when it was opened, {got} now")]
@@ -65,8 +90,8 @@ pub struct Truncated {
 /// A whole index file in memory.
 pub(crate) struct Image {
     bytes: memmap2::Mmap,
-    /// The file, where the bytes are mapped from it.
-    file: Option<std::fs::File>,
+    /// Where the bytes are mapped from, if they are.
+    source: Option<Source>,
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorPlace>,
 }
@@ -77,13 +102,21 @@ impl Image {
         &self.bytes
     }
 
-    /// That the file is still as long as it was when it was mapped: beyond its end there are no bytes to be read.
+    /// That a mapped file is still as long as it was: beyond its end there are no bytes to be read. Looks again after [`LOOK`] only,
+    /// since a look takes as long as a fifth of a short search.
     pub fn check_length(&self) -> Result<(), Truncated> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(source) = &self.source else { return Ok(()) };
+        let now = u64::try_from(source.mapped.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if now < source.next_look.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let expected = self.bytes.len() as u64;
-        match file.metadata() {
+        match source.file.metadata() {
             Ok(metadata) if metadata.len() < expected => Err(Truncated { expected, got: metadata.len() }),
-            _ => Ok(()),
+            _ => {
+                source.next_look.store(now.saturating_add(LOOK), Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 

@@ -16,7 +16,9 @@ use std::{
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Element, Image, TensorPlace, Truncated, VERSION, View, anonymous, checksum, checksum_key};
+use super::{
+    Element, Image, Source, TensorPlace, Truncated, VERSION, View, anonymous, checksum, checksum_key,
+};
 
 /// A file that is not a usable index.
 #[derive(Debug, thiserror::Error)]
@@ -92,9 +94,9 @@ impl Image {
         let file = open_file(path)?;
         // SAFETY: the map is read-only; index files are replaced by renaming, never changed in place, so
         // the bytes stay as they are. (Of a file truncated by others while it is being searched the system ends the
-        // process with SIGBUS; the crate's documentation says so, and searches look first.)
+        // process with SIGBUS; the crate's documentation says so, and searches look now and then.)
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Self::from_bytes(bytes, Some(file))
+        Self::from_bytes(bytes, Some(Source::new(file)))
     }
 
     /// Reads a whole file into memory of its own.
@@ -107,7 +109,7 @@ impl Image {
         Self::from_bytes(bytes.make_read_only().map_err(io)?, None)
     }
 
-    fn from_bytes(bytes: memmap2::Mmap, file: Option<File>) -> Result<Arc<Self>, OpenError> {
+    fn from_bytes(bytes: memmap2::Mmap, source: Option<Source>) -> Result<Arc<Self>, OpenError> {
         let foreign = |reason: String| OpenError::Foreign { reason };
         let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
         let start = header_len + 8;
@@ -124,7 +126,7 @@ impl Image {
         }
         let metadata: BTreeMap<String, String> =
             header.metadata().clone().unwrap_or_default().into_iter().collect();
-        let image = Self { bytes, file, metadata, tensors };
+        let image = Self { bytes, source, metadata, tensors };
         if image.metadata("format") != Some("nearfield") {
             return Err(foreign("its metadata does not say `format = nearfield`".to_owned()));
         }

@@ -159,11 +159,6 @@ impl Networks {
         Network { shape: self.shape, layout: &self.layout, values }
     }
 
-    /// Whether the network of a list, or the only one, leaves queries where they are.
-    pub fn is_nothing(&self, list: usize) -> bool {
-        self.of(list).is_nothing()
-    }
-
     /// Bytes of one network.
     pub fn n_bytes(&self) -> usize {
         2 * self.layout.n_weights + 4 * self.layout.n_biases

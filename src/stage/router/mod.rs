@@ -36,7 +36,7 @@ pub(crate) struct Router {
     rank: Vectors,
     /// Centroids, where something else ranks lists and codes are residuals to them: their scores are those that scorers see.
     centres: Option<Vectors>,
-    /// What moves a query before lists are ranked.
+    /// What moves a query before lists are ranked; none where it is nothing.
     network: Option<Networks>,
     n_lists: usize,
 }
@@ -187,10 +187,11 @@ impl Router {
             Ok(Vectors { blocks: image.view(name, &[shape.bytes(blocks)])?, shape: blocks, factor })
         };
         let (rank, centres) = shape.layout();
+        let network = shape.network().map(|shape| Networks::open(image, NETWORK, shape, 1)).transpose()?;
         Ok(Self {
             rank: read(rank)?,
             centres: centres.map(read).transpose()?,
-            network: shape.network().map(|shape| Networks::open(image, NETWORK, shape, 1)).transpose()?,
+            network: network.filter(|networks| !networks.of(0).is_nothing()),
             n_lists: shape.n_lists,
         })
     }

@@ -345,14 +345,9 @@ impl Asked {
     }
 }
 
-/// Whether no share takes more lists, and one takes fewer.
+/// Whether some share takes fewer lists, and none more.
 fn fewer(lists: Lists, than: Lists) -> bool {
-    lists != than && no_more(lists, than)
-}
-
-/// Whether no share takes more lists.
-fn no_more(lists: Lists, than: Lists) -> bool {
-    lists.iter().zip(than).all(|(lists, than)| *lists <= than)
+    lists != than && lists.iter().zip(than).all(|(lists, than)| *lists <= than)
 }
 
 /// Lists to be read until each of [`SHARES`] of the neighbours is in one of them.

@@ -118,7 +118,7 @@ impl Cnn {
     /// Bytes that scoring a list of `n` points reads, and its operations.
     pub fn cost(&self, list: usize, n: usize) -> Cost {
         let network = self.shape.network;
-        let (bytes, products) = match self.networks.is_nothing(list) {
+        let (bytes, products) = match self.networks.of(list).is_nothing() {
             true => (0, 0),
             false => (self.networks.n_bytes(), network.n_products()),
         };
