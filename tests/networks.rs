@@ -240,6 +240,16 @@ mod trained {
     }
 
     #[test]
+    fn points_may_be_small() {
+        let base = made(800, 24, 1) * 1e-12;
+        let index = lists("IVF4,CNN(width=2),Refine(f32)", Metric::L2, &base);
+        let outcome = index.metadata("networks").unwrap();
+        assert!(outcome.contains("1.0000 at the start"), "{outcome}");
+        let found = first(&index, &base, &base.slice(ndarray::s![..200, ..]).to_owned());
+        assert!(found > 0.97, "nearest points first: {found}");
+    }
+
+    #[test]
     fn networks_of_lists_do_not_depend_on_threads() {
         let base = made(900, 24, 1);
         let folder = tempfile::tempdir().unwrap();

@@ -40,7 +40,7 @@ pub enum BuildError {
     /// The checkpoint of a training cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A number of [`Training`] is none that it may be.
+    /// A number of [`Training`](crate::Training) is none that it may be.
     #[error("training, `{argument}`: expected {expected}, got {got}")]
     Training {
         /// The field.
@@ -61,7 +61,7 @@ pub enum BuildError {
     /// No memory for the index.
     #[error("cannot reserve memory for the index: {0}")]
     Memory(#[from] std::io::Error),
-    /// The flag given to [`IndexBuilder::cancel`] was set.
+    /// The flag given to [`IndexBuilder::cancel`](crate::IndexBuilder::cancel) was set.
     #[error("the build was cancelled")]
     Cancelled,
     /// The finished index does not open: a defect of this crate.

@@ -203,12 +203,15 @@ fn train(
 /// The place of each visitor's nearest among the members, its own place apart.
 fn nearest(input: &Input<'_>, members: &[usize], visitors: &[usize], own: &[u32]) -> Vec<u32> {
     let d = input.given_points.dim();
-    let points = input.given_points.gather(members);
+    // In units, too, or products of small numbers are all zero.
+    let mut points = input.given_points.gather(members);
+    let mut queries = input.given_queries.gather(visitors);
+    let unit = deviation(&points);
+    points.iter_mut().chain(&mut queries).for_each(|v| *v /= unit);
     let norms: Vec<f32> = points
         .chunks_exact(d)
         .map(|x| if input.metric.is_l2() { squared_norm(x) / 2.0 } else { 0.0 })
         .collect();
-    let queries = input.given_queries.gather(visitors);
     let best = |(z, own): (&[f32], &u32)| {
         let others =
             z.iter().zip(&norms).map(|(z, norm)| z - norm).zip(0..).filter(|(_, place)| place != own);
