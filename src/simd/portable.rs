@@ -81,7 +81,7 @@ macro_rules! kernels {
             use super::{CodeRoom, Codebooks, Points, bf16, loops};
 
             $(/// # Safety
-            /// The machine has the features.
+            /// 1. The machine has the features.
             #[target_feature(enable = $features)]
             pub unsafe fn $name($($arg: $of),*) $(-> $out)? {
                 loops::$name($($arg),*)

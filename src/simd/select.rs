@@ -48,7 +48,7 @@ impl Simd {
 }
 
 /// # Safety
-/// The machine has AVX-512 F.
+/// 1. The machine has AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn contenders_avx512(scores: &[f32], margin: f32, out: &mut Vec<u32>) {
