@@ -26,7 +26,7 @@ const MADE: [&str; 5] =
 /// A network, of which a few steps hold as much as many.
 #[cfg(feature = "neural")]
 const NETWORK: &str = "CNT48(tokens=8,heads=4),SQ8";
-/// Networks ahead of lists and of points.
+/// Networks ahead of lists and of points; they train for as long as there are points, so of these there are few.
 #[cfg(feature = "neural")]
 const LISTED: &str = "PCA24,IVF40(router=cnn,width=8),CNN(width=4)";
 
@@ -38,6 +38,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn larger() -> Array2<f32> {
     made(80_000, 96, 5)
+}
+
+#[cfg(feature = "neural")]
+fn few() -> Array2<f32> {
+    made(3000, 96, 6)
 }
 
 fn plan(spec: &str, base: impl Vectors) -> Plan {
@@ -71,11 +76,13 @@ fn file(folder: &Path, name: &str, x: &Array2<f32>) -> PathBuf {
 fn files_are_as_large_as_planned() {
     let _turn = alone();
     let (small, large) = (embedded_array("base.i8bin"), larger());
+    #[cfg(feature = "neural")]
+    let few = few();
     for (base, specs) in [
         (&small, &EMBEDDED[..]),
         (&large, &MADE),
         #[cfg(feature = "neural")]
-        (&small, &[LISTED]),
+        (&few, &[LISTED]),
     ] {
         for spec in specs {
             let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
@@ -140,7 +147,9 @@ fn builds_hold_as_much_as_planned() {
         }
     }
     #[cfg(feature = "neural")]
-    tried.extend([(NETWORK, &large, &["--steps", "3"][..]), (LISTED, &small, &[])]);
+    let few = file(folder.path(), "few.fbin", &few());
+    #[cfg(feature = "neural")]
+    tried.extend([(NETWORK, &large, &["--steps", "3"][..]), (LISTED, &few, &[])]);
     for (spec, base, more) in tried {
         let planned = json(&[&["plan", "--spec", spec, "--metric", "ip"], more].concat(), base);
         let mapped = planned["input_bytes"].as_f64().unwrap();
