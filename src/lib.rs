@@ -32,6 +32,11 @@
 //! - `neural`: training networks (`CNT`, `CNN`, `router=cnn`); searching with them needs nothing.
 //! - `hdf5`, `arrow`: files of HDF5; of Parquet and Arrow.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::todo, clippy::unimplemented, clippy::unreachable)
+)]
+
 pub mod auto;
 mod block;
 mod build;

@@ -25,6 +25,7 @@ fn resident() -> Option<u64> {
 struct Times([u64; 2400]);
 
 impl Times {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2 218")]
     fn add(&mut self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap().max(1);
         self.0[(f64::from(micros).ln() * 100.0) as usize] += 1;

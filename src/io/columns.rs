@@ -94,7 +94,7 @@ fn collect(batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>) -> Re
 fn items<O: OffsetSizeTrait>(lists: &GenericListArray<O>, held: &Held) -> Result<(ArrayRef, usize), String> {
     let offsets: Vec<usize> = lists.value_offsets().iter().map(|o| o.as_usize()).collect();
     let width = equal_steps(&offsets, held)?;
-    Ok((lists.values().slice(offsets[0], lists.len() * width), width))
+    Ok((lists.values().slice(offsets.first().copied().unwrap_or(0), lists.len() * width), width))
 }
 
 fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
@@ -149,7 +149,7 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
 
 /// The length of every list, which is one.
 fn equal_steps(offsets: &[usize], held: &Held) -> Result<usize, String> {
-    let mut steps = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+    let mut steps = offsets.iter().zip(offsets.iter().skip(1)).map(|(from, to)| to - from);
     let Some(width) = steps.next() else { return Ok(0) };
     match (1..).zip(steps).find(|&(_, step)| step != width) {
         Some((row, step)) => Err(format!(

@@ -26,7 +26,8 @@ fn check_file(bytes: &[u8]) -> Result<(), String> {
     let ends = bytes.len().checked_sub(MAGIC.len() + 4).ok_or("expected a footer, got the end")?;
     let length = word(bytes, ends)?;
     let from = ends.checked_sub(length).ok_or_else(|| format!("expected a footer of {length} bytes"))?;
-    let footer = root_as_footer(&bytes[from..ends]).map_err(|e| format!("footer: {e}"))?;
+    let footer =
+        root_as_footer(bytes.get(from..ends).unwrap_or_default()).map_err(|e| format!("footer: {e}"))?;
     for blocks in [footer.dictionaries(), footer.recordBatches()].into_iter().flatten() {
         blocks.iter().try_for_each(|block| check_block(bytes, block))?;
     }
@@ -61,9 +62,9 @@ fn check_stream(mut bytes: &[u8]) -> Result<(), String> {
         }
         let short = || format!("expected a message of {length} bytes, got the end");
         let rest = bytes.get(starts + 4..).ok_or_else(short)?;
-        let message = rest.get(..length).ok_or_else(short)?;
-        let body = check_message(message, &rest[length..])?;
-        bytes = &rest[length + body..];
+        let (message, rest) = rest.split_at_checked(length).ok_or_else(short)?;
+        let body = check_message(message, rest)?;
+        bytes = rest.get(body..).ok_or_else(short)?;
     }
     Ok(())
 }

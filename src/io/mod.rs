@@ -14,6 +14,8 @@
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
 //! is open. The others are read into memory.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice))]
+
 #[cfg(feature = "arrow")]
 mod columns;
 mod convert;

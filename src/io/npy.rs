@@ -22,7 +22,7 @@ const HEADER_MAX: usize = 1 << 16;
 
 /// Where the values of an `.npy` file stand.
 pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
-    let mut header_bytes = &bytes[..bytes.len().min(HEADER_MAX)];
+    let mut header_bytes = bytes.get(..HEADER_MAX).unwrap_or(bytes);
     // The length field, refused here if it points outside, since the parser allocates by it.
     let stated = match bytes.get(6..12) {
         Some([1, _, low, high, ..]) => u32::from(u16::from_le_bytes([*low, *high])),
@@ -37,7 +37,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     if stated as usize > header_bytes.len() {
         return Err(format!("its header claims {stated} bytes of {}", bytes.len()));
     }
-    let head = if bytes[6] == 1 { 10 } else { 12 };
+    let head = if bytes.get(6) == Some(&1) { 10 } else { 12 };
     let text = bytes.get(head..head + stated as usize).unwrap_or_default();
     if text.contains(&b'[') {
         return Err("expected plain values, got a structured type".to_owned());
@@ -153,12 +153,12 @@ pub fn write_vectors<E: From<FileError>>(
         let at_once = TOGETHER.div_ceil(width.max(1)).min(n_rows);
         let mut values = vec![0.0; at_once * width];
         for first in (0..n_rows).step_by(at_once.max(1)) {
-            let values = &mut values[..at_once.min(n_rows - first) * width];
-            fill(first, values).map_err(|e| {
+            values.truncate(at_once.min(n_rows - first) * width);
+            fill(first, &mut values).map_err(|e| {
                 failed = Some(e);
                 std::io::Error::other("no more vectors")
             })?;
-            for v in values {
+            for v in &values {
                 out.write_all(&v.to_le_bytes())?;
             }
         }

@@ -137,7 +137,8 @@ const CONTAINERS: [&str; 7] = [".safetensors", ".hdf5", ".h5", ".parquet", ".arr
 pub(super) fn split(path: &Path) -> (PathBuf, Option<&str>) {
     if let Some(text) = path.to_str().filter(|_| !path.exists()) {
         for (colon, _) in text.match_indices(':') {
-            let (file, part) = (&text[..colon], &text[colon + 1..]);
+            let (file, part) = text.split_at(colon);
+            let part = part.strip_prefix(':').unwrap_or_default();
             if !part.is_empty() && CONTAINERS.iter().any(|end| file.to_ascii_lowercase().ends_with(end)) {
                 return (PathBuf::from(file), Some(part));
             }
@@ -233,6 +234,10 @@ impl Table {
     }
 
     /// The bytes of a row's values.
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "opening checked that all rows lie inside; a row beyond them is the caller's error"
+    )]
     pub fn row(&self, row: usize) -> &[u8] {
         let at = self.start + row * self.stride;
         &self.bytes[at..at + self.width * self.element.bytes()]

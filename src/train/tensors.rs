@@ -9,7 +9,7 @@ pub(crate) fn rows(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
 
 /// The values of a tensor, row-major.
 pub(crate) fn floats(tensor: &Tensor<2>) -> Vec<f32> {
-    // The backend's only type of floats is f32.
+    #[allow(clippy::expect_used, reason = "the backend's only type of floats is f32")]
     tensor.to_data().try_to_vec().expect("floats are f32")
 }
 

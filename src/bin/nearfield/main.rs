@@ -1,5 +1,10 @@
 //! The `nearfield` command: build, search and judge indexes of vectors.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::todo, clippy::unimplemented, clippy::unreachable)
+)]
+
 mod arguments;
 mod bench;
 mod build;

@@ -236,6 +236,7 @@ impl Pipeline<'_> {
         room: &mut Room,
     ) {
         let places = readings.map(|(slot, _)| slot as usize);
+        #[allow(clippy::unreachable, reason = "a router gives a query each list once")]
         let Ok(slots) = slots.get_disjoint_mut(places) else { unreachable!("a query reads a list once") };
         let mut bases = readings.iter().map(|&(_, base)| base);
         self.scan(list, slots.map(|slot| (slot, bases.next().unwrap_or(0.0))), room);
