@@ -14,7 +14,7 @@ fn searches(criterion: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/wordnet");
     let open = |name: &str| VectorFile::open(folder.join(name)).expect("the embedded set");
     let (base, queries) = (open("base.i8bin"), open("query.i8bin"));
-    let truth = eval::exact(&base, &queries, Metric::Cosine, K, |_, _| ()).expect("exact neighbours");
+    let truth = eval::exact(&base, &queries, Metric::Cosine, K, &|_, _| ()).expect("exact neighbours");
     for (spec, n_probe, n_rerank, floor) in [
         ("PCA128,IVF128,RRR32,Refine(f16)", 16, 100, 0.96),
         ("PCA128,IVF128,RRR64x4,Refine(f16)", 16, 50, 0.96),

@@ -17,7 +17,7 @@ fn rows(n: usize, start: usize, query: bool) -> Array2<f32> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = rows(20_000, 0, false);
     let (sample, queries) = (rows(5_000, 20_000, true), rows(200, 25_000, true));
-    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 10, |_, _| ())?;
+    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 10, &|_, _| ())?;
     let (sample, queries) = (sample.view(), queries.view());
 
     let spec = "PCA40,IVF64,RRR16,Refine(f32)".parse()?;

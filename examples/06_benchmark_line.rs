@@ -33,7 +33,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let searcher = index.searcher(device)?;
     let params = SearchParams::new(K).n_probe(16).n_rerank(100);
 
-    let truth = eval::exact(&base, &queries, Metric::Cosine, K, |_, _| ())?;
+    let truth = eval::exact(&base, &queries, Metric::Cosine, K, &|_, _| ())?;
     let hits = searcher.search_vectors(&queries, params)?;
     let recall = eval::Recall::new(&index, &queries, truth.view(), K)?.with_base(&base)?.of(hits.ids.view());
 

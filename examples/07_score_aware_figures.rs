@@ -124,7 +124,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let base = read(&args.next().unwrap_or_else(|| embedded("base.i8bin")))?;
     let queries = read(&args.next().unwrap_or_else(|| embedded("query.i8bin")))?;
     let out = args.next().unwrap_or_else(|| std::env::temp_dir().join("score_aware.svg"));
-    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 1, |_, _| ())?;
+    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 1, &|_, _| ())?;
     let data = Data { nearest: truth.column(0).to_vec(), base, queries };
     println!(
         "{} vectors of {} dimensions, {} queries\n",

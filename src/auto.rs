@@ -117,8 +117,8 @@ impl Auto<'_> {
     /// [`AutoError`], above all for vectors and queries that cannot be indexed or searched.
     pub fn run(
         &self,
-        base: &impl Vectors,
-        mut step: impl FnMut(&Trial) -> bool,
+        base: &dyn Vectors,
+        step: &mut dyn FnMut(&Trial) -> bool,
     ) -> Result<Vec<Trial>, AutoError> {
         let (n, d) = (base.n_rows(), base.dim());
         // All of them, for errors that name their rows.
@@ -268,19 +268,19 @@ fn copies(spec: IndexSpec, n: usize) -> Option<IndexSpec> {
 }
 
 /// What candidates are measured on.
-struct Bench<'a, V> {
+struct Bench<'a> {
     auto: &'a Auto<'a>,
     /// All vectors.
     n: usize,
-    rows: Rows<'a, V>,
+    rows: Rows<'a>,
     queries: Array2<f32>,
     truth: Array2<u64>,
     /// Training queries that are not searched.
-    train: Option<Rows<'a, dyn Vectors + 'a>>,
+    train: Option<Rows<'a>>,
 }
 
-impl<'a, V: Vectors> Bench<'a, V> {
-    fn new(auto: &'a Auto<'a>, base: &'a V) -> Result<Self, AutoError> {
+impl<'a> Bench<'a> {
+    fn new(auto: &'a Auto<'a>, base: &'a dyn Vectors) -> Result<Self, AutoError> {
         let n = base.n_rows();
         let mut rng = generator(auto.seed, "auto");
         let held_out = if auto.train_queries.is_some() { 0 } else { QUERIES.min(n / 10).max(1) };
@@ -303,7 +303,7 @@ impl<'a, V: Vectors> Bench<'a, V> {
                 (gather(&Rows { vectors, rows: asked }), train)
             }
         };
-        let truth = eval::exact(&rows, &queries.view(), auto.metric, auto.k, |_, _| ())?;
+        let truth = eval::exact(&rows, &queries.view(), auto.metric, auto.k, &|_, _| ())?;
         Ok(Self { auto, n, rows, queries, truth, train })
     }
 
@@ -334,7 +334,7 @@ impl<'a, V: Vectors> Bench<'a, V> {
             own: None,
             enough: self.auto.recall,
         };
-        let points = tuner.run(|_| true)?.points;
+        let points = tuner.run(&mut |_| true)?.points;
         let (recall, qps) = speed_at(&points, self.auto.recall);
         Ok(Trial {
             spec,
@@ -349,7 +349,7 @@ impl<'a, V: Vectors> Bench<'a, V> {
 }
 
 /// All rows as an array.
-fn gather(rows: &impl Vectors) -> Array2<f32> {
+fn gather(rows: &dyn Vectors) -> Array2<f32> {
     let mut out = Array2::zeros((rows.n_rows(), rows.dim()));
     for row in 0..rows.n_rows() {
         if let Some(out) = out.slice_mut(s![row, ..]).as_slice_mut() {

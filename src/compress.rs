@@ -147,7 +147,7 @@ impl Compressor {
     ///
     /// # Errors
     /// [`VectorError`] names what is wrong with the vectors.
-    pub fn compress(&self, vectors: &impl Vectors) -> Result<Array2<f32>, VectorError> {
+    pub fn compress(&self, vectors: &dyn Vectors) -> Result<Array2<f32>, VectorError> {
         let n = vectors.n_rows();
         let mut out = Array2::zeros((n, self.compressed_dim()));
         self.compress_rows(vectors, 0, out.as_slice_mut().unwrap_or_default())?;
@@ -160,7 +160,7 @@ impl Compressor {
     /// As [`Compressor::compress`].
     pub fn compress_rows(
         &self,
-        vectors: &impl Vectors,
+        vectors: &dyn Vectors,
         first: usize,
         out: &mut [f32],
     ) -> Result<(), VectorError> {

@@ -69,11 +69,11 @@ pub enum EvalError {
 /// # Errors
 /// [`EvalError`] for vectors that cannot be searched, and for `k = 0`.
 pub fn exact(
-    base: &impl Vectors,
-    queries: &impl Vectors,
+    base: &dyn Vectors,
+    queries: &dyn Vectors,
     metric: Metric,
     k: usize,
-    step: impl Fn(u64, u64) + Sync,
+    step: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Array2<u64>, EvalError> {
     if k == 0 {
         return Err(EvalError::ZeroK);

@@ -188,7 +188,7 @@ impl Tuner<'_> {
     ///
     /// # Errors
     /// As [`Searcher::search`].
-    pub fn run(&self, mut step: impl FnMut(&OperatingPoint) -> bool) -> Result<Tuning, SearchError> {
+    pub fn run(&self, step: &mut dyn FnMut(&OperatingPoint) -> bool) -> Result<Tuning, SearchError> {
         let n_lists = self.index.n_lists();
         let reranks = self.index.spec().refine.is_some();
         let k = self.k.min(self.index.len());

@@ -36,12 +36,12 @@ impl Vectors for ArrayView2<'_, f32> {
 }
 
 /// Some rows of vectors.
-pub(crate) struct Rows<'v, V: ?Sized> {
-    pub vectors: &'v V,
+pub(crate) struct Rows<'v> {
+    pub vectors: &'v dyn Vectors,
     pub rows: Vec<usize>,
 }
 
-impl<V: Vectors + ?Sized> Vectors for Rows<'_, V> {
+impl Vectors for Rows<'_> {
     fn n_rows(&self) -> usize {
         self.rows.len()
     }

@@ -26,7 +26,7 @@ fn the_fastest_is_chosen_and_is_good_on_all_vectors() {
     let mut seen = Vec::new();
     let auto = Auto::new(Metric::Cosine);
     let trials = auto
-        .run(&base, |trial| {
+        .run(&base, &mut |trial| {
             seen.push(trial.clone());
             true
         })
@@ -41,7 +41,7 @@ fn the_fastest_is_chosen_and_is_good_on_all_vectors() {
     let index = Index::builder(trials[0].spec).metric(Metric::Cosine).build(&base).unwrap();
     let queries = embedded_array("query.i8bin");
     let view = queries.view();
-    let truth = eval::exact(&base, &view, Metric::Cosine, 10, |_, _| ()).unwrap();
+    let truth = eval::exact(&base, &view, Metric::Cosine, 10, &|_, _| ()).unwrap();
     let recall = Recall::new(&index, &view, truth.view(), 10).unwrap();
     let searcher = index.searcher(Device::cpu()).unwrap();
     let params = SearchParams::new(10).n_probe(index.n_lists() / 4 + 1).n_rerank(200);
@@ -54,7 +54,7 @@ fn training_queries_decide() {
     let (base, queries) = (made(3000, 40, 1), made(400, 40, 2).mapv(|v| -v));
     let view = queries.view();
     let auto = Auto { train_queries: Some(&view), k: 5, recall: 0.9, ..Auto::new(Metric::Ip) };
-    let trials = auto.run(&base.view(), |_| true).unwrap();
+    let trials = auto.run(&base.view(), &mut |_| true).unwrap();
     is_best(&trials, 0.9);
     assert_eq!(trials[0].n_queries, 200, "half of them are asked, half train");
     assert_eq!(trials[0].n_sampled, base.nrows());
@@ -66,30 +66,32 @@ fn training_queries_decide() {
 fn small_and_bad_sets_are_refused_or_compared_with_all() {
     let auto = Auto::new(Metric::L2);
     let tiny = made(11, 3, 1);
-    assert!(matches!(auto.run(&tiny.view(), |_| true), Err(AutoError::TooFew { k: 10, n: 11 })));
+    assert!(matches!(auto.run(&tiny.view(), &mut |_| true), Err(AutoError::TooFew { k: 10, n: 11 })));
     let few = made(60, 3, 1);
-    let trials = auto.run(&few.view(), |_| true).unwrap();
+    let trials = auto.run(&few.view(), &mut |_| true).unwrap();
     assert!(trials.iter().any(|trial| trial.spec.to_string() == "Flat"), "{trials:?}");
     is_best(&trials, 0.95);
     // Values beyond half precision are kept in f32; a first trial may be enough.
     let large = made(400, 20, 1).mapv(|v| v * 1e5);
-    let trials = auto.run(&large.view(), |_| false).unwrap();
+    let trials = auto.run(&large.view(), &mut |_| false).unwrap();
     assert_eq!(trials.len(), 1);
     assert!(trials[0].spec.to_string().ends_with("Refine(f32)"), "{}", trials[0].spec);
     for (recall, k, says) in
         [(f64::NAN, 10, "recall"), (7.0, 10, "recall"), (0.9, 0, "k"), (0.9, usize::MAX, "k =")]
     {
-        let error =
-            Auto { recall, k, ..Auto::new(Metric::L2) }.run(&few.view(), |_| true).unwrap_err().to_string();
+        let error = Auto { recall, k, ..Auto::new(Metric::L2) }
+            .run(&few.view(), &mut |_| true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(says), "{error}");
     }
     let mut bad = made(500, 8, 1);
     bad[[77, 3]] = f32::NAN;
-    let error = auto.run(&bad.view(), |_| true).unwrap_err().to_string();
+    let error = auto.run(&bad.view(), &mut |_| true).unwrap_err().to_string();
     assert!(error.contains("row 77, column 3"), "{error}");
     let (base, queries) = (made(500, 8, 1), made(10, 7, 1));
     let view = queries.view();
     let auto = Auto { train_queries: Some(&view), ..Auto::new(Metric::L2) };
-    let error = auto.run(&base.view(), |_| true).unwrap_err().to_string();
+    let error = auto.run(&base.view(), &mut |_| true).unwrap_err().to_string();
     assert!(error.contains("training queries: expected 8 dimensions, got 7"), "{error}");
 }

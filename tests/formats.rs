@@ -103,12 +103,12 @@ fn every_format_converts_to_every_other() {
     let mut at = file("f64.npy");
     for from in &names {
         let first = folder.path().join(from);
-        let (n, d, _) = io::convert(&at, &first, Some("f32"), |_, _| ()).unwrap();
+        let (n, d, _) = io::convert(&at, &first, Some("f32"), &|_, _| ()).unwrap();
         assert_eq!((n, d), (N, D));
         holds(&first, N, 0, 1.0);
         for to in &names {
             let second = folder.path().join(format!("b{}", &to[1..]));
-            io::convert(&first, &second, None, |_, _| ()).unwrap();
+            io::convert(&first, &second, None, &|_, _| ()).unwrap();
             holds(&second, N, 0, 1.0);
         }
         at = first;
@@ -120,23 +120,23 @@ fn types_hold_what_they_hold() {
     let folder = tempfile::tempdir().unwrap();
     let to = |name: &str| folder.path().join(name);
     // Bytes by way of i8 and back; halves are not whole.
-    let (_, _, dtype) = io::convert(&file("three.safetensors:b"), &to("b.i8bin"), None, |_, _| ()).unwrap();
+    let (_, _, dtype) = io::convert(&file("three.safetensors:b"), &to("b.i8bin"), None, &|_, _| ()).unwrap();
     assert_eq!(dtype, "i8");
     holds(&to("b.i8bin"), N, 0, 2.0);
-    let error = io::convert(&file("one.safetensors"), &to("c.i8bin"), None, |_, _| ()).unwrap_err();
+    let error = io::convert(&file("one.safetensors"), &to("c.i8bin"), None, &|_, _| ()).unwrap_err();
     assert!(error.to_string().contains("row 0, column 1: i8 does not hold -13.5"), "{error}");
     assert!(!to("c.i8bin").exists());
-    let error = io::convert(&file("three.safetensors:b"), &to("d.u8bin"), None, |_, _| ()).unwrap_err();
+    let error = io::convert(&file("three.safetensors:b"), &to("d.u8bin"), None, &|_, _| ()).unwrap_err();
     assert!(error.to_string().contains("u8 does not hold -30"), "{error}");
     for (name, dtype, says) in [
         ("e.fvecs", Some("f16"), "a .fvecs file holds f32, got f16"),
         ("e.npy", Some("f128"), "expected a type of f32, f16"),
         ("e.csv", None, ".npy, .fvecs"),
     ] {
-        let error = io::convert(&file("one.safetensors"), &to(name), dtype, |_, _| ()).unwrap_err();
+        let error = io::convert(&file("one.safetensors"), &to(name), dtype, &|_, _| ()).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
-    io::convert(&file("one.safetensors"), &to("half.npy"), Some("f16"), |_, _| ()).unwrap();
+    io::convert(&file("one.safetensors"), &to("half.npy"), Some("f16"), &|_, _| ()).unwrap();
     assert_eq!(VectorFile::open(to("half.npy")).unwrap().dtype(), "f16");
     holds(&to("half.npy"), N, 0, 1.0);
 }

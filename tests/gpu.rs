@@ -200,7 +200,7 @@ fn the_embedded_set_is_searched_alike_and_repeatedly() {
         let got = searcher.search(queries.view(), params).unwrap();
         assert_agree(&got, &search(&index, Device::cpu(), queries.view(), params), spec, "embedded");
         assert_eq!(searcher.search(queries.view(), params).unwrap(), got, "{spec}: repeated");
-        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
+        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, &|_, _| ()).unwrap();
         let recall = eval::Recall::new(&index, &queries.view(), truth.view(), 10).unwrap().of(got.ids.view());
         assert!(recall >= floor, "{spec}: recall {recall}");
     }

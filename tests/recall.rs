@@ -48,7 +48,7 @@ fn recall_floors() {
         } else {
             (scale(base.clone()), scale(queries.clone()))
         };
-        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
+        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, &|_, _| ()).unwrap();
         // Every specification under one metric, some under the others.
         let every = if metric == Metric::Cosine { 1 } else { 4 };
         for (spec, n_probe, n_rerank, floor) in cases.into_iter().step_by(every) {
@@ -77,7 +77,7 @@ fn training_queries_help_out_of_distribution() {
         x
     };
     let (train, queries) = (tail(3000, 2), tail(100, 3));
-    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 10, |_, _| ()).unwrap();
+    let truth = eval::exact(&base.view(), &queries.view(), Metric::Ip, 10, &|_, _| ()).unwrap();
     let recall = |train: Option<&ndarray::Array2<f32>>| {
         let view = train.map(|t| t.view());
         let mut builder = Index::builder("PCA16,IVF16,RRR16,Refine(f32)".parse().unwrap()).metric(Metric::Ip);
@@ -102,7 +102,7 @@ fn trained_maps_find_more_than_principal_axes() {
     for (metric, scorer, gain) in
         [(Metric::Cosine, "Flat", 0.02), (Metric::L2, "Flat", 0.02), (Metric::Cosine, "IVF64,RRR32", 0.01)]
     {
-        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, |_, _| ()).unwrap();
+        let truth = eval::exact(&base.view(), &queries.view(), metric, 10, &|_, _| ()).unwrap();
         let recall = |transform: &str| {
             let spec = format!("{transform},{scorer}").parse().unwrap();
             let training = Training { steps: 300, ..Default::default() };

@@ -25,7 +25,7 @@ fn words(spec: &str) -> (Index, Array2<f32>, Array2<u64>) {
     let n = all.nrows() - HELD_OUT;
     let (base, queries) = (all.slice(s![..n, ..]), all.slice(s![n.., ..]).to_owned());
     let index = Index::builder(spec.parse().unwrap()).metric(Metric::Cosine).build(base).unwrap();
-    let truth = eval::exact(&base, &queries.view(), Metric::Cosine, 10, |_, _| ()).unwrap();
+    let truth = eval::exact(&base, &queries.view(), Metric::Cosine, 10, &|_, _| ()).unwrap();
     (index, queries, truth)
 }
 
@@ -45,7 +45,7 @@ fn tuned(index: &Index, queries: &Array2<f32>, truth: &Array2<u64>, k: usize) ->
         own: None,
         enough: ENOUGH,
     };
-    tuner.run(|_| true).unwrap()
+    tuner.run(&mut |_| true).unwrap()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_recall_is_reached_by_the_rows_own_table() {
         let own: Vec<usize> = (0..1000).map(|i| i * n / 1000).collect();
         let queries = base.select(Axis(0), &own);
         let own: Vec<u64> = own.into_iter().map(|row| row as u64).collect();
-        let truth = eval::exact(&base, &queries.view(), metric, 11, |_, _| ()).unwrap();
+        let truth = eval::exact(&base, &queries.view(), metric, 11, &|_, _| ()).unwrap();
         let truth = tune::without(&truth, &own);
         let searcher = index.searcher(Device::cpu()).unwrap();
         let view = queries.view();
@@ -118,8 +118,8 @@ fn a_recall_is_reached_by_the_rows_own_table() {
             own: Some(&own),
             enough: ENOUGH,
         };
-        let tuned = index.with_tuning(tuner.run(|_| true).unwrap()).searcher(Device::cpu()).unwrap();
-        let truth = eval::exact(&base, &unseen, metric, 10, |_, _| ()).unwrap();
+        let tuned = index.with_tuning(tuner.run(&mut |_| true).unwrap()).searcher(Device::cpu()).unwrap();
+        let truth = eval::exact(&base, &unseen, metric, 10, &|_, _| ()).unwrap();
         let recall = Recall::new(&index, &unseen, truth.view(), 10).unwrap();
         for target in [0.8, 0.9, 0.95, 0.98] {
             let reached =

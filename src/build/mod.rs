@@ -152,16 +152,16 @@ impl<'a> IndexBuilder<'a> {
     /// # Errors
     /// As [`IndexBuilder::build`].
     pub fn build_timed(self, base: impl Vectors) -> Result<(Index, Vec<StageTime>), BuildError> {
-        let index = self.index(base)?;
+        let index = self.index(&base)?;
         Ok((index, self.clock.into_inner().unwrap_or_else(PoisonError::into_inner).stop()))
     }
 
-    fn index(&self, base: impl Vectors) -> Result<Index, BuildError> {
-        let (contents, range) = self.check(&base)?;
+    fn index(&self, base: &dyn Vectors) -> Result<Index, BuildError> {
+        let (contents, range) = self.check(base)?;
         let Contents { spec, n, d, .. } = contents;
         let source = |vectors, what| Source { vectors, metric: self.metric, what };
         let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
-        let base = Source { vectors: &base, metric: self.metric, what: VECTORS };
+        let base = Source { vectors: base, metric: self.metric, what: VECTORS };
 
         let transform = spec.transform.map(|spec| self.find(spec, base.vectors)).transpose()?;
         let s = spec.scored_dims(d);
@@ -252,7 +252,7 @@ impl<'a> IndexBuilder<'a> {
     }
 
     /// Finds the transform.
-    pub(crate) fn find<V: Vectors>(&self, spec: TransformSpec, base: &V) -> Result<Trained, BuildError> {
+    pub(crate) fn find(&self, spec: TransformSpec, base: &dyn Vectors) -> Result<Trained, BuildError> {
         let source = |vectors, what| Source { vectors, metric: self.metric, what };
         let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
         let base = Source { vectors: base, metric: self.metric, what: VECTORS };
@@ -280,7 +280,7 @@ impl<'a> IndexBuilder<'a> {
     }
 
     /// Checks everything that is given; returns what the file will hold and each dimension's range.
-    pub(crate) fn check<V: Vectors>(&self, base: &V) -> Result<(Contents, Vec<(f32, f32)>), BuildError> {
+    pub(crate) fn check(&self, base: &dyn Vectors) -> Result<(Contents, Vec<(f32, f32)>), BuildError> {
         let (n, d) = (base.n_rows(), base.dim());
         check_shape(VECTORS, n, d, None)?;
         let spec = self.spec.resolve(n, d)?;
@@ -377,10 +377,10 @@ impl<'a> IndexBuilder<'a> {
 
     /// Trains a network for each list; returns how that went.
     #[cfg(not(feature = "neural"))]
-    fn classify<V: Vectors, Q: Vectors + ?Sized>(
+    fn classify(
         &self,
         _: CnnShape,
-        _: (&Source<'_, V>, Option<&Source<'_, Q>>),
+        _: (&Source<'_>, Option<&Source<'_>>),
         _: &Arrangement,
         _: &Partition,
         _: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -391,10 +391,10 @@ impl<'a> IndexBuilder<'a> {
 
     /// Trains a network for each list; returns how that went.
     #[cfg(feature = "neural")]
-    fn classify<V: Vectors, Q: Vectors + ?Sized>(
+    fn classify(
         &self,
         shape: CnnShape,
-        (base, queries): (&Source<'_, V>, Option<&Source<'_, Q>>),
+        (base, queries): (&Source<'_>, Option<&Source<'_>>),
         arrangement: &Arrangement,
         lists: &Partition,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -422,11 +422,11 @@ impl<'a> IndexBuilder<'a> {
 
     /// Trains the codebooks and writes the codes.
     #[allow(clippy::too_many_arguments, reason = "what codes are made of, one thing each")]
-    fn quantise<V: Vectors>(
+    fn quantise(
         &self,
         shape: PqShape,
         spec: IndexSpec,
-        base: &Source<'_, V>,
+        base: &Source<'_>,
         transform: Option<&Trained>,
         arrangement: &Arrangement,
         partition: Option<Partition>,

@@ -13,7 +13,6 @@ use crate::{
         kmeans::{self, Objective},
         score_aware::ScoreAware,
     },
-    vectors::Vectors,
 };
 
 /// Lists and what scorers are trained on.
@@ -48,12 +47,12 @@ impl Partition {
 
 impl IndexBuilder<'_> {
     /// Finds the lists, trains the router, and says which training queries visit which list.
-    pub(super) fn partition<V: Vectors, Q: Vectors + ?Sized>(
+    pub(super) fn partition(
         &self,
         spec: IndexSpec,
         ivf: IvfSpec,
-        base: &Source<'_, V>,
-        queries: Option<&Source<'_, Q>>,
+        base: &Source<'_>,
+        queries: Option<&Source<'_>>,
         transform: Option<&Trained>,
     ) -> (Arrangement, Partition) {
         let n_lists = ivf.n_lists.unwrap_or(1);

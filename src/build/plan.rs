@@ -113,7 +113,11 @@ impl IndexBuilder<'_> {
     /// # Errors
     /// As [`IndexBuilder::build`]: all vectors are checked.
     pub fn plan(self, base: impl Vectors) -> Result<Plan, BuildError> {
-        let (contents, _) = self.check(&base)?;
+        self.plan_of(&base)
+    }
+
+    fn plan_of(self, base: &dyn Vectors) -> Result<Plan, BuildError> {
+        let (contents, _) = self.check(base)?;
         let Contents { spec, n, d, metric, .. } = contents;
         let t = self.train_queries.map_or(n, Vectors::n_rows);
         let ListSizes { n_lists, n_copies, .. } = contents.sizes();
@@ -122,7 +126,7 @@ impl IndexBuilder<'_> {
         let all = Load { n, t, n_lists: n_lists.unwrap_or(1), d, s: contents.s(), steps };
         let part = all.sample(n_copies);
         let mut rng = generator(self.seed, "plan");
-        let rows = Rows { vectors: &base, rows: sample(&mut rng, n, part.n) };
+        let rows = Rows { vectors: base, rows: sample(&mut rng, n, part.n) };
         let queries = self
             .train_queries
             .map(|vectors| Rows { vectors, rows: sample(&mut rng, vectors.n_rows(), part.t) });

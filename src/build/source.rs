@@ -17,13 +17,13 @@ use crate::{
 const CHUNK: usize = 256;
 
 /// Vectors as the stages see them: scaled to unit length under cosine.
-pub(super) struct Source<'v, V: ?Sized> {
-    pub vectors: &'v V,
+pub(super) struct Source<'v> {
+    pub vectors: &'v dyn Vectors,
     pub metric: Metric,
     pub what: &'static str,
 }
 
-impl<V: Vectors + ?Sized> ReadRows for Source<'_, V> {
+impl ReadRows for Source<'_> {
     fn n_rows(&self) -> usize {
         self.vectors.n_rows()
     }
@@ -40,7 +40,7 @@ impl<V: Vectors + ?Sized> ReadRows for Source<'_, V> {
     }
 }
 
-impl<V: Vectors + ?Sized> Source<'_, V> {
+impl Source<'_> {
     pub fn read(&self, row: usize, out: &mut [f32]) {
         self.vectors.read(row, out);
         if self.metric.normalises() {

@@ -112,7 +112,7 @@ pub fn convert(
     from: &Path,
     to: &Path,
     dtype: Option<&str>,
-    step: impl Fn(u64, u64),
+    step: &dyn Fn(u64, u64),
 ) -> Result<(usize, usize, &'static str), FileError> {
     let table = Table::open(from, Kind::Any, EXTENSIONS)?;
     let extension = to.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();

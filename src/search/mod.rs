@@ -349,7 +349,7 @@ impl Searcher {
     ///
     /// # Errors
     /// As [`Searcher::search`].
-    pub fn search_vectors(&self, queries: &impl Vectors, params: SearchParams) -> Result<Hits, SearchError> {
+    pub fn search_vectors(&self, queries: &dyn Vectors, params: SearchParams) -> Result<Hits, SearchError> {
         self.run_all(queries, params, None)
     }
 
@@ -360,7 +360,7 @@ impl Searcher {
     /// As [`Searcher::search`], and [`SearchError::NoProfile`] for the reference and for a GPU without timestamps.
     pub fn profile(
         &self,
-        queries: &impl Vectors,
+        queries: &dyn Vectors,
         params: SearchParams,
     ) -> Result<(Hits, Profile), SearchError> {
         let has_clock = match &self.backend {
@@ -379,7 +379,7 @@ impl Searcher {
 
     fn run_all(
         &self,
-        queries: &impl Vectors,
+        queries: &dyn Vectors,
         params: SearchParams,
         profile: Option<&mut Profile>,
     ) -> Result<Hits, SearchError> {
@@ -427,10 +427,10 @@ impl Searcher {
         Ok(Hits { ids, scores })
     }
 
-    fn spread<V: Vectors>(
+    fn spread(
         &self,
         host: Host,
-        request: &Request<'_, V>,
+        request: &Request<'_>,
         ids: &mut Array2<u64>,
         scores: &mut Array2<f32>,
     ) -> Result<(), SearchError> {
@@ -449,10 +449,10 @@ impl Searcher {
     }
 
     /// Searches the queries from row `first` on, as many as `ids` has room for.
-    fn run<V: Vectors>(
+    fn run(
         &self,
         host: Host,
-        request: &Request<'_, V>,
+        request: &Request<'_>,
         first: usize,
         ids: Option<&mut [u64]>,
         scores: Option<&mut [f32]>,
@@ -478,15 +478,15 @@ impl std::fmt::Debug for Searcher {
 }
 
 /// What is asked of a backend.
-struct Request<'a, V> {
-    queries: &'a V,
+struct Request<'a> {
+    queries: &'a dyn Vectors,
     effort: Effort,
     k: usize,
     /// Where stages on the CPU add their times.
     clock: Option<&'a Mutex<Profile>>,
 }
 
-impl<V: Vectors> Request<'_, V> {
+impl Request<'_> {
     /// Reads and checks one query, scaled to unit length under cosine.
     fn query(&self, model: &Model, row: usize, out: &mut Vec<f32>) -> Result<(), VectorError> {
         out.resize(model.dim, 0.0);

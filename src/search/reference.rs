@@ -12,12 +12,11 @@ use crate::{
         transform,
     },
     topk::compare,
-    vectors::Vectors,
 };
 
-pub(super) fn search<V: Vectors>(
+pub(super) fn search(
     model: &Model,
-    request: &Request<'_, V>,
+    request: &Request<'_>,
     first: usize,
     ids: &mut [u64],
     scores: &mut [f32],

@@ -121,7 +121,7 @@ fn devices(given: &[String]) -> Vec<String> {
     names
 }
 
-fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool) -> Result<(), CliError> {
+fn compare(args: &Args, base: &dyn Vectors, queries: &dyn Vectors, json: bool) -> Result<(), CliError> {
     if args.batch.contains(&0) {
         return Err(CliError::Usage("--batch: expected at least 1, got 0".to_owned()));
     }
@@ -158,7 +158,7 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
     // Refused here with the library's words, before anything takes time.
     first.search(judged.slice(s![..judged.nrows().min(1), ..]), params)?;
     let k = args.k.min(base.n_rows());
-    let truth = eval::exact(base, &judged, index.metric(), k, |_, _| ())?;
+    let truth = eval::exact(base, &judged, index.metric(), k, &|_, _| ())?;
     let recall = eval::Recall::new(&index, &judged, truth.view(), k)?.with_base(base)?;
     if !json {
         report::line(&format!(
@@ -197,7 +197,7 @@ fn compare(args: &Args, base: &impl Vectors, queries: &impl Vectors, json: bool)
 }
 
 /// The index asked for: from its file, or built of `base`.
-fn index(args: &Args, base: &impl Vectors) -> Result<Index, CliError> {
+fn index(args: &Args, base: &dyn Vectors) -> Result<Index, CliError> {
     if let Some(path) = &args.index {
         let index = report::named(path, Index::load(path))?;
         if (index.len(), index.dim()) != (base.n_rows(), base.dim()) {

@@ -213,7 +213,7 @@ impl SpecArg {
         let (k, n) = (auto.k, base.n_rows());
         let mut tried = 0;
         let bar = report::spinner("auto");
-        let print = |trial: &Trial| {
+        let mut print = |trial: &Trial| {
             bar.suspend(|| {
                 if tried == 0 {
                     eprintln!(
@@ -230,7 +230,7 @@ impl SpecArg {
             bar.set_message(format!("auto: {tried} specifications tried"));
             true
         };
-        let trials = auto.run(base, print);
+        let trials = auto.run(base, &mut print);
         bar.finish_and_clear();
         let trials = trials?;
         let chosen = &trials[0];

@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     report::check_output("--output", &args.output, None, &[&args.input])?;
     let bar = report::bar("convert", 1);
-    let (n, width, dtype) = io::convert(&args.input, &args.output, args.dtype.as_deref(), |done, total| {
+    let (n, width, dtype) = io::convert(&args.input, &args.output, args.dtype.as_deref(), &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

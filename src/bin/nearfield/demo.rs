@@ -50,7 +50,7 @@ pub fn run(args: &DeviceArgs, json: bool) -> Result<(), CliError> {
     let qps = rates[rates.len() / 2];
 
     let since = Instant::now();
-    let truth: Array2<u64> = eval::exact(&base, &queries, Metric::Cosine, K, |_, _| ())?;
+    let truth: Array2<u64> = eval::exact(&base, &queries, Metric::Cosine, K, &|_, _| ())?;
     let exact = since.elapsed();
     let recall = eval::Recall::new(&index, &queries, truth.view(), K)?.with_base(&base)?.of(hits.ids.view());
     let exact_qps = queries.n_rows() as f64 / exact.as_secs_f64();

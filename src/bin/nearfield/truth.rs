@@ -48,7 +48,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let since = Instant::now();
     let bar = report::bar("truth", 1);
-    let mut ids = eval::exact(&base, &queries, args.metric, args.k, |done, total| {
+    let mut ids = eval::exact(&base, &queries, args.metric, args.k, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

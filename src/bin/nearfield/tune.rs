@@ -103,7 +103,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         enough: tune::ENOUGH,
     };
     let bar = report::bar("tune", 1000);
-    let tuning = tuner.run(|point| {
+    let tuning = tuner.run(&mut |point| {
         // How far the recall has come: most of the time goes into the last hundredth.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
         bar.set_position((1000.0 * (1.0 - (1.0 - point.recall).sqrt())) as u64);
@@ -161,7 +161,7 @@ impl Sample {
 
     /// Works out what the queries should find among `base`, of which some rows are the queries if there are none.
     fn among(
-        base: &impl Vectors,
+        base: &dyn Vectors,
         id_of: impl Fn(usize) -> u64,
         queries: Option<Array2<f32>>,
         k: usize,
@@ -193,7 +193,7 @@ impl Sample {
 }
 
 /// Some rows as an array.
-fn rows_of(vectors: &impl Vectors, rows: impl IntoIterator<Item = usize>) -> Array2<f32> {
+fn rows_of(vectors: &dyn Vectors, rows: impl IntoIterator<Item = usize>) -> Array2<f32> {
     let rows: Vec<usize> = rows.into_iter().collect();
     let mut out = Array2::zeros((rows.len(), vectors.dim()));
     for (row, mut out) in rows.into_iter().zip(out.outer_iter_mut()) {
@@ -206,7 +206,7 @@ fn rows_of(vectors: &impl Vectors, rows: impl IntoIterator<Item = usize>) -> Arr
 
 /// Exact neighbours as row numbers: on the GPU that is searched on, if it is one, else on the CPU.
 fn exact(
-    base: &impl Vectors,
+    base: &dyn Vectors,
     queries: &Array2<f32>,
     metric: Metric,
     k: usize,
@@ -221,7 +221,7 @@ fn exact(
     #[cfg(not(feature = "gpu"))]
     let _ = searcher;
     let bar = report::bar("truth", 1);
-    let found = eval::exact(base, &queries.view(), metric, k, |done, total| {
+    let found = eval::exact(base, &queries.view(), metric, k, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

@@ -11,7 +11,6 @@ use crate::{
     simd::Simd,
     stage::scorer::Scorer,
     topk::Candidates,
-    vectors::Vectors,
 };
 
 /// Queries on their way together, at most.
@@ -44,10 +43,10 @@ pub(in crate::search) struct Scratch {
 }
 
 /// Searches the queries from row `first` on, as many as `ids` has room for.
-pub(in crate::search) fn search<V: Vectors>(
+pub(in crate::search) fn search(
     model: &Model,
     simd: Simd,
-    request: &Request<'_, V>,
+    request: &Request<'_>,
     first: usize,
     ids: &mut [u64],
     scores: &mut [f32],

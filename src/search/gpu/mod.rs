@@ -40,7 +40,6 @@ use crate::{
         transform::gpu::GpuTransform,
     },
     topk::{NO_ID, key_score},
-    vectors::Vectors,
 };
 
 /// A key greater than every score's.
@@ -208,10 +207,10 @@ impl GpuSearcher {
     }
 
     /// Searches all queries of a request.
-    pub fn search<V: Vectors>(
+    pub fn search(
         &self,
         model: &Model,
-        request: &Request<'_, V>,
+        request: &Request<'_>,
         ids: &mut [u64],
         scores: &mut [f32],
         threads: usize,
@@ -348,9 +347,9 @@ impl GpuSearcher {
 }
 
 /// Reads, checks and scales a chunk's queries, rows padded to whole quads.
-fn read_queries<V: Vectors>(
+fn read_queries(
     model: &Model,
-    request: &Request<'_, V>,
+    request: &Request<'_>,
     first: usize,
     threads: usize,
     rows: usize,
