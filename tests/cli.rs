@@ -267,7 +267,7 @@ fn truth_of_another_metric_is_doubted() {
 #[test]
 fn plans_are_printed_and_auto_says_why() {
     let folder = Folder::new();
-    let base = folder.vectors("base.fbin", &made(2000, 24, 1));
+    let base = folder.vectors("base.fbin", &made(600, 24, 1));
     let spec = "IVF16,RRR16,Refine(f16)";
     let plan =
         &json(&[&"plan", &base, &"--metric", &"ip", &"--spec", &spec, &"--batch", &"10", &"--json"])[0];
@@ -281,7 +281,7 @@ fn plans_are_printed_and_auto_says_why() {
     assert!(err.contains("the fastest at recall 0.95"), "{err}");
     let chosen =
         err.lines().find_map(|line| line.strip_prefix("auto: ")?.split_once(": the fastest")).unwrap().0;
-    assert!(out.starts_with(&format!("{chosen} (ip) over 2000 × 24 f32")), "{out}");
+    assert!(out.starts_with(&format!("{chosen} (ip) over 600 × 24 f32")), "{out}");
     let index = folder.path("index.nf");
     let built = json(&[&"build", &base, &"-o", &index, &"--metric", &"ip", &"--spec", &"auto", &"--json"]);
     assert!(built[0]["spec"].is_string(), "{built:?}");
@@ -289,7 +289,7 @@ fn plans_are_printed_and_auto_says_why() {
     fails(2, &["--batch", "got 0"], &[&"plan", &base, &"--metric", &"ip", &"--batch", &"0"]);
     fails(
         3,
-        &["IVF", "at most one list a point, 2000"],
+        &["IVF", "at most one list a point, 600"],
         &[&"plan", &base, &"--metric", &"ip", &"--spec", &"IVF3000,Flat"],
     );
     fails(5, &["BASE", "missing.npy"], &[&"plan", &folder.path("missing.npy"), &"--metric", &"ip"]);

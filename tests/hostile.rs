@@ -90,11 +90,9 @@ fn mutated_index_files_do_no_harm() {
                 tried.fetch_add(1, Ordering::Relaxed);
             };
             for at in 0..header {
-                for flip in [0x01, 0x80] {
-                    let mut bad = good.clone();
-                    bad[at] ^= flip;
-                    run(&bad);
-                }
+                let mut bad = good.clone();
+                bad[at] ^= 1 << (at % 8);
+                run(&bad);
             }
             for number in [
                 "0",
@@ -165,7 +163,7 @@ fn mutated_vector_files_do_no_harm() {
             vectors::run(&[&[u8::try_from(format).unwrap(), part][..], file].concat());
             tried.fetch_add(1, Ordering::Relaxed);
         };
-        let step = good.len().div_ceil(300);
+        let step = good.len().div_ceil(100);
         for at in (0..good.len()).step_by(step) {
             run(0, &good[..at]);
             for value in [0, 0x7f, 0xff, good[at] ^ 1] {

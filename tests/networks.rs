@@ -23,26 +23,20 @@ fn networks_agree_with_the_reference() {
 #[cfg(feature = "gpu")]
 #[test]
 fn networks_agree_on_every_tier() {
-    use nearfield::{Device, GpuOptions, Tier};
-    use support::{assert_agree, search};
+    use nearfield::{Device, GpuOptions};
+    use support::{assert_agree, every_tier, gpu_with, search};
     let queries = made(150, 20, 2);
-    for tier in Tier::ALL {
-        if support::gpu().is_none_or(|gpu| tier > gpu.adapter().tier) {
-            eprintln!("skipped: tier {tier}");
-            continue;
-        }
-        // Chunks of few queries, too.
-        for max_binding in [None, Some(1 << 16)] {
-            let options = GpuOptions { tier: Some(tier), max_binding, ..Default::default() };
-            let gpu = support::gpu_with(options).unwrap();
-            for spec in NETWORKS {
-                for metric in METRICS {
-                    let index = Index::open(v1(spec, metric)).unwrap();
-                    let params = SearchParams::new(10).n_probe(2).n_rerank(30);
-                    let want = search(&index, Device::Reference, queries.view(), params);
-                    let got = search(&index, gpu.clone().into(), queries.view(), params);
-                    assert_agree(&got, &want, spec, &format!("{metric} tier {tier} {max_binding:?}"));
-                }
+    // Chunks of few queries, too.
+    let small = gpu_with(GpuOptions { max_binding: Some(1 << 16), ..Default::default() });
+    let gpus: Vec<_> = every_tier().into_iter().chain(small).collect();
+    for spec in NETWORKS {
+        for metric in METRICS {
+            let index = Index::open(v1(spec, metric)).unwrap();
+            let params = SearchParams::new(10).n_probe(2).n_rerank(30);
+            let want = search(&index, Device::Reference, queries.view(), params);
+            for gpu in &gpus {
+                let got = search(&index, gpu.clone().into(), queries.view(), params);
+                assert_agree(&got, &want, spec, &format!("{metric} {gpu:?}"));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! leave no gap, and have the length their shape says. Stages then state the shape they expect of each
 //! tensor, computed from the specification in the metadata, and refuse anything else. Nothing is
 //! allocated by a size read from the file.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects))]
 
 use std::{
     collections::BTreeMap,
@@ -112,12 +113,12 @@ impl Image {
     fn from_bytes(bytes: memmap2::Mmap, source: Option<Source>) -> Result<Arc<Self>, OpenError> {
         let foreign = |reason: String| OpenError::Foreign { reason };
         let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
-        let start = header_len + 8;
+        let start = header_len.saturating_add(8);
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
             let (from, to) = info.data_offsets;
-            let place =
-                TensorPlace { dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
+            let bytes = start.saturating_add(from)..start.saturating_add(to);
+            let place = TensorPlace { dtype: info.dtype, shape: info.shape.clone(), bytes };
             tensors.insert(name, place);
         }
         let end = tensors.values().map(|t: &TensorPlace| t.bytes.end).max().unwrap_or(start);
@@ -160,17 +161,22 @@ impl Image {
         if place.dtype != T::DTYPE || place.shape != shape || n_bytes != Some(place.bytes.len()) {
             return Err(wrong(describe(place.dtype, &place.shape)));
         }
-        if self.bytes[place.bytes.clone()].as_ptr().align_offset(align_of::<T>()) != 0 {
+        if self.bytes_of(place).as_ptr().align_offset(align_of::<T>()) != 0 {
             return Err(wrong(format!("the same at byte {}, which is not aligned", place.bytes.start)));
         }
         Ok(View { image: self.clone(), bytes: place.bytes.clone(), element: std::marker::PhantomData })
+    }
+
+    /// A tensor's bytes, which lie within the file: the header was held against its length.
+    fn bytes_of(&self, place: &TensorPlace) -> &[u8] {
+        self.bytes.get(place.bytes.clone()).unwrap_or_default()
     }
 
     /// Compares every tensor with its stored checksum.
     pub fn verify(&self) -> Result<(), OpenError> {
         self.check_length()?;
         self.tensors.par_iter().try_for_each(|(name, place)| {
-            let got = checksum(&self.bytes[place.bytes.clone()]);
+            let got = checksum(self.bytes_of(place));
             let expected = self.metadata(&checksum_key(name)).unwrap_or("nothing");
             if got == expected {
                 return Ok(());

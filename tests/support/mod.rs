@@ -172,6 +172,22 @@ pub fn gpu() -> Option<nearfield::Gpu> {
     SHARED.get_or_init(|| gpu_with(nearfield::GpuOptions::default())).clone()
 }
 
+/// A GPU of each tier that this one has; says which it lacks.
+#[cfg(feature = "gpu")]
+pub fn every_tier() -> Vec<nearfield::Gpu> {
+    let best = gpu().map(|gpu| gpu.adapter().tier);
+    let open = |tier| {
+        if best.is_none_or(|best| tier > best) {
+            eprintln!("skipped: tier {tier}");
+            return None;
+        }
+        let gpu = gpu_with(nearfield::GpuOptions { tier: Some(tier), ..Default::default() })?;
+        assert_eq!(gpu.tier(), tier);
+        Some(gpu)
+    };
+    nearfield::Tier::ALL.into_iter().filter_map(open).collect()
+}
+
 pub fn embedded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/wordnet").join(name)
 }
@@ -206,17 +222,21 @@ pub fn assert_devices_agree(index: &Index, queries: ArrayView2<'_, f32>, params:
 }
 
 /// Asserts that two results agree within budgets: scores to a relative error, ranks all but a few. Where lookup tables
-/// make the scores, a byte that a GPU's compiler rounds the other way moves them by a step, 1/255 of the widest table.
+/// make the scores, sums in another order may round a byte of a table the other way, which moves every score that reads it
+/// by a step, 1/255 of the widest table: usually a thousandth of the largest score, in few places up to a hundredth.
 pub fn assert_agree(got: &Hits, want: &Hits, spec: &str, context: &str) {
     let by_tables = spec.contains("PQ") && !spec.contains("Refine");
     let error = if by_tables { 1e-3 } else { 1e-4 };
     let context = format!("{spec} {context}");
     let top = want.scores.iter().filter(|s| s.is_finite()).fold(1e-6_f32, |m, s| m.max(s.abs()));
-    let (mut differ, mut far) = (0, 0);
+    let (mut differ, mut far, mut stepped) = (0, 0, 0);
     for (query, (g, w)) in got.scores.outer_iter().zip(want.scores.outer_iter()).enumerate() {
         for (rank, (g, w)) in g.iter().zip(w).enumerate() {
+            let off = if g == w { 0.0 } else { (g - w).abs() };
+            let by_a_step = by_tables && off > error * top && off <= 10.0 * error * top;
+            stepped += usize::from(by_a_step);
             assert!(
-                g == w || (g - w).abs() <= error * top,
+                off <= error * top || by_a_step,
                 "{context}: query {query}, rank {rank}: score {g} instead of {w}"
             );
             let (gi, wi) = (got.ids[[query, rank]], want.ids[[query, rank]]);
@@ -231,6 +251,10 @@ pub fn assert_agree(got: &Hits, want: &Hits, spec: &str, context: &str) {
     }
     let places = want.ids.len();
     assert!(differ * 50 <= places, "{context}: {differ} of {places} ranks differ");
+    assert!(
+        stepped * 200 <= places,
+        "{context}: {stepped} of {places} scores are off by a step of the tables"
+    );
     assert!(far * 200 <= places, "{context}: {far} of {places} ranks are off by more than one");
     for (query, ids) in got.ids.outer_iter().enumerate() {
         let mut ids: Vec<u64> = ids.iter().copied().filter(|&id| id != nearfield::NO_ID).collect();
