@@ -122,26 +122,24 @@ fn results_are_padded() {
 fn batches_equal_single_queries_on_any_number_of_threads() {
     // Enough queries for lists to be shared, and a number that leaves some over.
     let (base, queries) = (made(500, 24, 7), made(203, 24, 8));
-    for spec in SPECS {
-        for metric in METRICS {
-            let index = build(spec, metric, base.view());
-            for device in devices() {
-                let searcher = index.searcher(device.clone()).unwrap();
-                let params = SearchParams::new(10).n_probe(4).n_rerank(40);
-                // Some of them on a GPU, which may be one in software.
-                let every = if matches!(device, Device::CpuWith(_)) { 1 } else { 20 };
-                let rows: Vec<usize> = (0..queries.nrows()).step_by(every).collect();
-                let alone: Vec<Hits> = rows
-                    .iter()
-                    .map(|&row| searcher.search(queries.slice(s![row..=row, ..]), params).unwrap())
-                    .collect();
-                for threads in [1, 0, 3] {
-                    let got = searcher.search(queries.view(), params.threads(threads)).unwrap();
-                    for (&row, alone) in rows.iter().zip(&alone) {
-                        let context = format!("{spec} {metric} {device:?} {threads} threads, query {row}");
-                        assert_eq!(got.ids.row(row), alone.ids.row(0), "{context}");
-                        assert_eq!(got.scores.row(row), alone.scores.row(0), "{context}");
-                    }
+    for (spec, metric) in SPECS.into_iter().zip(METRICS.into_iter().cycle()) {
+        let index = build(spec, metric, base.view());
+        for device in devices() {
+            let searcher = index.searcher(device.clone()).unwrap();
+            let params = SearchParams::new(10).n_probe(4).n_rerank(40);
+            // Some of them on a GPU, which may be one in software.
+            let every = if matches!(device, Device::CpuWith(_)) { 1 } else { 20 };
+            let rows: Vec<usize> = (0..queries.nrows()).step_by(every).collect();
+            let alone: Vec<Hits> = rows
+                .iter()
+                .map(|&row| searcher.search(queries.slice(s![row..=row, ..]), params).unwrap())
+                .collect();
+            for threads in [1, 0, 3] {
+                let got = searcher.search(queries.view(), params.threads(threads)).unwrap();
+                for (&row, alone) in rows.iter().zip(&alone) {
+                    let context = format!("{spec} {metric} {device:?} {threads} threads, query {row}");
+                    assert_eq!(got.ids.row(row), alone.ids.row(0), "{context}");
+                    assert_eq!(got.scores.row(row), alone.scores.row(0), "{context}");
                 }
             }
         }

@@ -51,7 +51,7 @@ fn the_fastest_is_chosen_and_is_good_on_all_vectors() {
 
 #[test]
 fn training_queries_decide() {
-    let (base, queries) = (made(3000, 40, 1), made(400, 40, 2).mapv(|v| -v));
+    let (base, queries) = (made(1200, 40, 1), made(400, 40, 2).mapv(|v| -v));
     let view = queries.view();
     let auto = Auto { train_queries: Some(&view), k: 5, recall: 0.9, ..Auto::new(Metric::Ip) };
     let trials = auto.run(&base.view(), &mut |_| true).unwrap();
