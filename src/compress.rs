@@ -166,6 +166,7 @@ impl Compressor {
     ) -> Result<(), VectorError> {
         let (d, s) = (self.dim(), self.compressed_dim());
         check_shape(VECTORS, vectors.n_rows(), vectors.dim(), Some(d))?;
+        self.trained.image.check_length()?;
         let n = (out.len() / s).min(vectors.n_rows().saturating_sub(first));
         let out = &mut out[..n * s];
         let pieces: Vec<Result<(), VectorError>> = out

@@ -133,6 +133,9 @@ pub enum VectorError {
         /// Largest magnitude given.
         largest: f32,
     },
+    /// The file of the transform that they were to go through was cut short while open.
+    #[error(transparent)]
+    Truncated(#[from] crate::format::Truncated),
 }
 
 /// Largest magnitude accepted: with it, (q − x)² summed over 65 536 dimensions is at most

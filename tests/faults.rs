@@ -7,14 +7,19 @@ mod support;
 use std::{
     fs,
     io::Read,
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use nearfield::{Device, Index, Metric, OpenError, SearchError, SearchParams};
+use nearfield::{
+    Compressor, Device, Index, Metric, OpenError, SearchError, SearchParams, VectorError,
+};
 use support::{build, made, write_fbin};
 
 /// The command that builds `base` into `index`.
@@ -34,6 +39,9 @@ fn builder(base: &Path, index: &Path, seed: usize) -> Command {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
+
+/// The user without rights.
+const NOBODY: u32 = 65534;
 
 fn names(folder: &Path) -> Vec<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -89,11 +97,12 @@ fn a_file_cut_short_while_open_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.nf");
     let base = made(3000, 24, 1);
-    build("IVF16,SQ8,Refine(f32)", Metric::L2, base.view()).save(&path).unwrap();
+    build("PCA20,IVF16,SQ8,Refine(f32)", Metric::L2, base.view()).save(&path).unwrap();
     let params = SearchParams::new(5).n_probe(16);
     let (mapped, loaded) = (Index::open(&path).unwrap(), Index::load(&path).unwrap());
     let search = |index: &Index| index.searcher(Device::cpu()).unwrap().search(base.view(), params);
     let want = search(&mapped).unwrap();
+    let compressor = Compressor::of_index(&mapped).unwrap();
     let length = fs::metadata(&path).unwrap().len();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     for short in [length - 1, length / 2, 8, 0] {
@@ -105,6 +114,8 @@ fn a_file_cut_short_while_open_is_an_error() {
             other => panic!("{other:?}"),
         }
         assert!(matches!(mapped.verify(), Err(OpenError::Truncated(_))));
+        let compressed = compressor.compress(&base.view());
+        assert!(matches!(compressed, Err(VectorError::Truncated(_))), "{compressed:?}");
         assert!(mapped.save(folder.path().join("copy.nf")).unwrap_err().to_string().contains("cut short"));
         assert_eq!(search(&loaded).unwrap(), want);
     }
@@ -127,15 +138,24 @@ fn a_folder_that_cannot_be_written_is_an_error() {
     index.save(&path).unwrap();
     let before = fs::read(&path).unwrap();
     fs::set_permissions(&inner, fs::Permissions::from_mode(0o555)).unwrap();
-    // The superuser may write anywhere.
-    let is_free = fs::File::create(inner.join("probe")).is_ok();
-    if is_free {
-        eprintln!("skipped: this user may write into a read-only folder; /proc stands in for one");
-    } else {
-        let error = build("SQ8", Metric::L2, base.view()).save(&path).unwrap_err().to_string();
-        assert!(error.contains("cannot save") && error.contains("unchanged"), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), before);
+    // The superuser may write anywhere: the command then runs as nobody.
+    let vectors = folder.path().join("base.fbin");
+    write_fbin(&vectors, &base);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = builder(&vectors, &path, 1);
+    if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+        command.uid(NOBODY).gid(NOBODY);
     }
+    match command.output() {
+        Ok(output) => {
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(5), "{error}");
+            assert!(error.contains("cannot save") && error.contains("unchanged"), "{error}");
+        }
+        Err(error) => eprintln!("skipped: nobody may not run the command: {error}"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(names(&inner), ["index.nf"]);
     fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
     for path in ["/proc/index.nf", "/nowhere/index.nf"] {
         let error = index.save(path).unwrap_err().to_string();

@@ -304,6 +304,7 @@ fn a_device_lost_under_running_searches_ends_them_with_its_name() {
     let index = build("IVF8,RRR16,Refine(f32)", Metric::L2, base.view());
     let searcher = index.searcher(gpu.clone().into()).unwrap();
     let params = SearchParams::new(5).n_probe(8).n_rerank(50);
+    let want = searcher.search(queries.view(), params).unwrap();
     std::thread::scope(|scope| {
         let searches: Vec<_> = (0..3)
             .map(|_| {
@@ -323,6 +324,8 @@ fn a_device_lost_under_running_searches_ends_them_with_its_name() {
             assert!(matches!(error, SearchError::Gpu(GpuError::Lost { .. })), "{error}");
         }
     });
+    let again = gpu_with(GpuOptions::default()).unwrap();
+    assert_eq!(search(&index, again.into(), queries.view(), params), want);
 }
 
 #[test]

@@ -73,6 +73,24 @@ fn with_number(file: &[u8], which: usize, number: &str) -> Option<Vec<u8>> {
     Some([&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &file[8 + header..]].concat())
 }
 
+/// Of so many files one is also searched on a GPU, which may be one in software.
+#[cfg(feature = "gpu")]
+const ON_GPU: usize = 100;
+
+/// Searches a file on the GPU, if it opens.
+#[cfg(feature = "gpu")]
+fn on_gpu(file: &[u8]) {
+    use nearfield::{Index, SearchParams};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.nf");
+    fs::write(&path, file).unwrap();
+    let (Some(gpu), Ok(index)) = (support::gpu(), Index::open(&path)) else { return };
+    if let Ok(searcher) = index.searcher(gpu.into()) {
+        let queries = support::made(3, index.dim(), 1);
+        let _ = searcher.search(queries.view(), SearchParams::new(20).n_probe(3).n_rerank(30));
+    }
+}
+
 /// Every byte of the header flipped, every number in it made large, every tensor's edge cut or moved, the tensors' bytes replaced
 /// by what is largest and by noise: of each index file there is. Whatever opens is searched on every instruction set.
 #[test]
@@ -87,7 +105,11 @@ fn mutated_index_files_do_no_harm() {
             let mut run = |file: &[u8]| {
                 how = how.wrapping_add(1);
                 index::run(&with_parameters(file, how));
-                tried.fetch_add(1, Ordering::Relaxed);
+                let _n = tried.fetch_add(1, Ordering::Relaxed);
+                #[cfg(feature = "gpu")]
+                if _n % ON_GPU == 0 {
+                    on_gpu(file);
+                }
             };
             for at in 0..header {
                 let mut bad = good.clone();
@@ -150,11 +172,25 @@ fn mutated_index_files_do_no_harm() {
     eprintln!("{} files tried", tried.into_inner());
 }
 
+/// Counts panics of our own code, which readers of other people's formats turn into errors.
+fn count_own_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let file = panic.location().map_or("", |place| place.file());
+        if file.starts_with("src/") {
+            eprintln!("{panic}");
+            OWN_PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+}
+
+static OWN_PANICS: AtomicUsize = AtomicUsize::new(0);
+
 /// Files of vectors likewise: bytes flipped, cut short, large numbers written over them.
 #[test]
 fn mutated_vector_files_do_no_harm() {
     let tried = AtomicUsize::new(0);
     let files = folder("tests/data/formats");
+    count_own_panics();
     files.par_iter().for_each(|path| {
         let extension = path.extension().unwrap().to_str().unwrap();
         let Some(format) = vectors::EXTENSIONS.iter().position(|&e| e == extension) else { return };
@@ -176,6 +212,7 @@ fn mutated_vector_files_do_no_harm() {
             run(3, &bad);
         }
     });
+    assert_eq!(OWN_PANICS.load(Ordering::Relaxed), 0, "panics of this crate's own readers");
     eprintln!("{} files tried", tried.into_inner());
 }
 

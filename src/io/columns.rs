@@ -20,6 +20,9 @@ use super::{
     table::{Element, Held, Kind},
 };
 
+/// Bytes of values that a byte of a file may stand for, beyond which no codec packs numbers that differ.
+const EXPANDS_MAX: usize = 1032;
+
 /// Rows of a batch.
 const BATCH: usize = 8192;
 
@@ -29,11 +32,12 @@ const COLUMN: &str = "vector";
 /// Reads a column of a Parquet file.
 pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
+    let file_len = usize::try_from(file.metadata().map_err(|e| e.to_string())?.len()).unwrap_or(usize::MAX);
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
     let at = choose(reader.schema(), column, kind)?;
     let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
     let batches = reader.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
-    collect(batches)
+    collect(batches, file_len.saturating_mul(EXPANDS_MAX))
 }
 
 /// Reads a column of an Arrow file, in the format of files or of streams.
@@ -42,15 +46,16 @@ pub(super) fn read_arrow(path: &Path, column: Option<&str>, kind: Kind) -> Resul
     // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
     messages::check(&bytes)?;
+    let most = bytes.len().saturating_mul(EXPANDS_MAX);
     let text = |e: ArrowError| e.to_string();
     if messages::is_file(&bytes) {
         let reader = arrow_ipc::reader::FileReader::try_new(Cursor::new(&bytes), None).map_err(text)?;
         let at = choose(&reader.schema(), column, kind)?;
-        return collect(reader.map(|batch| batch?.project(&[at])));
+        return collect(reader.map(|batch| batch?.project(&[at])), most);
     }
     let reader = arrow_ipc::reader::StreamReader::try_new(&bytes[..], None).map_err(text)?;
     let at = choose(&reader.schema(), column, kind)?;
-    collect(reader.map(|batch| batch?.project(&[at])))
+    collect(reader.map(|batch| batch?.project(&[at])), most)
 }
 
 /// The place of the column asked for, or of the only one that may be meant.
@@ -80,11 +85,20 @@ fn is_list(kind: &DataType) -> bool {
     matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
 }
 
-/// All rows of one-column batches.
-fn collect(batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>) -> Result<Held, String> {
+/// All rows of one-column batches, of `most` bytes in all.
+fn collect(
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    most: usize,
+) -> Result<Held, String> {
     let mut held = Held::default();
     for batch in batches {
         let batch = batch.map_err(|e| e.to_string())?;
+        let more = batch.column(0).get_array_memory_size();
+        if held.bytes.len().saturating_add(more) > most {
+            return Err(format!(
+                "expected at most {most} bytes of values in a file of this length, got more"
+            ));
+        }
         append(batch.column(0), &mut held)?;
     }
     Ok(held)
@@ -98,7 +112,10 @@ fn items<O: OffsetSizeTrait>(lists: &GenericListArray<O>, held: &Held) -> Result
 }
 
 fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
-    if let Some(row) = (0..column.len()).find(|&row| column.is_null(row)) {
+    // Not row by row unless some are missing: empty lists take no bytes, and may be as many as a number says.
+    if column.null_count() > 0
+        && let Some(row) = (0..column.len()).find(|&row| column.is_null(row))
+    {
         return Err(format!("expected a value in every row, got none in row {}", held.n_rows + row));
     }
     let n = column.len();
@@ -143,7 +160,7 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
             DataType::UInt64 => UInt64Type, Element::U64, |v: u64| v;
         }
     }
-    held.n_rows += n;
+    held.n_rows = held.n_rows.saturating_add(n);
     Ok(())
 }
 

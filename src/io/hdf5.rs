@@ -13,7 +13,7 @@ use crate::metric::Metric;
 /// Name of the dataset written.
 const DATASET: &str = "vectors";
 
-/// Values that a byte of a file may stand for: deflate makes at most 1 032 bytes of one.
+/// Bytes of values that a byte of a file may stand for: deflate makes at most 1 032 of one.
 const EXPANDS_MAX: u64 = 1032;
 
 fn open(path: &Path) -> Result<hdf5_pure::File, String> {
@@ -48,10 +48,19 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
 fn check_size(dataset: &Dataset, most: u64) -> Result<(), String> {
     let shape = dataset.shape().map_err(|e| e.to_string())?;
     let chunk = dataset.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
+    let bytes = match dataset.dtype().map_err(|e| e.to_string())? {
+        DType::I8 | DType::U8 => 1,
+        DType::F32 | DType::I32 | DType::U32 => 4,
+        _ => 8,
+    };
     for (what, sizes) in [("shape", shape), ("chunks", chunk)] {
-        if sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(size)).is_none_or(|n| n > most) {
+        if sizes
+            .iter()
+            .try_fold(bytes, |product: u64, &size| product.checked_mul(size))
+            .is_none_or(|n| n > most)
+        {
             return Err(format!(
-                "{what}: expected at most {most} values in a file of this length, got {sizes:?}"
+                "{what}: expected at most {most} bytes of values in a file of this length, got {sizes:?}"
             ));
         }
     }
@@ -85,7 +94,8 @@ fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
         DType::U64 => bytes!(Element::U64, read_u64),
         other => return Err(format!("expected numbers of 8 to 64 bits, got {other}")),
     };
-    if bytes.len() != n_rows * width * element.bytes() {
+    let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes()));
+    if need != Some(bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values, got {} bytes", bytes.len()));
     }
     Ok(Held { element, n_rows, width, bytes })

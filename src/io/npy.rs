@@ -85,7 +85,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     // The product fits the file's length, so both fit a usize unless one is 0.
     let small = |v: u64| usize::try_from(v).map_err(|_| format!("{v} does not fit this machine"));
     let (n_rows, width) = (small(n_rows)?, small(width)?);
-    Ok(Layout { element, n_rows, width, start, stride: width * element.bytes() })
+    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
 }
 
 /// The header of an array, as NumPy writes version 1.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{FileError, npy, tensors};
+use crate::spec::DIM_MAX;
 
 /// Type of a table's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,6 +195,9 @@ impl Table {
                 Self { bytes, element, n_rows, width, start, stride }
             }
         };
+        if table.n_rows == 0 && table.width > DIM_MAX {
+            return Err(malformed(format!("expected rows, got none of {} values each", table.width)));
+        }
         if table.width == 0 && table.n_rows > 0 {
             let reason = format!("expected rows of at least one value, got {} empty rows", table.n_rows);
             return Err(malformed(reason));
@@ -226,7 +230,7 @@ impl Table {
             n_rows: held.n_rows,
             width: held.width,
             start: 0,
-            stride: held.width * held.element.bytes(),
+            stride: held.width.saturating_mul(held.element.bytes()),
             bytes: Bytes::Held(held.bytes),
         }));
         #[cfg(not(any(feature = "arrow", feature = "hdf5")))]
@@ -298,7 +302,8 @@ fn bin(bytes: &[u8], element: Element) -> Result<Layout, String> {
         return Err(format!("expected two counts in 8 bytes, got {}", bytes.len()));
     };
     let (n_rows, width) = (n_rows as usize, width as usize);
-    let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes())).map(|b| b + 8);
+    let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes()));
+    let need = need.and_then(|bytes| bytes.checked_add(8));
     if need != Some(bytes.len()) {
         return Err(format!(
             "its header says {n_rows} rows of {width} {} values, its length is {} bytes",
@@ -306,5 +311,5 @@ fn bin(bytes: &[u8], element: Element) -> Result<Layout, String> {
             bytes.len()
         ));
     }
-    Ok(Layout { element, n_rows, width, start: 8, stride: width * element.bytes() })
+    Ok(Layout { element, n_rows, width, start: 8, stride: width.saturating_mul(element.bytes()) })
 }

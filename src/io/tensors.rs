@@ -56,7 +56,7 @@ pub(super) fn layout(bytes: &[u8], name: Option<&str>) -> Result<Layout, String>
     if need.and_then(|need| start.checked_add(need)).is_none_or(|end| end > bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values from byte {start} on: truncated?"));
     }
-    Ok(Layout { element, n_rows, width, start, stride: width * element.bytes() })
+    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
 }
 
 /// A table as a safetensors file of one tensor, `vectors`.

@@ -63,3 +63,42 @@ impl Cli {
         Self::from_arg_matches(&matches)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// What command lines are made of; the rest is any text.
+    fn words() -> Vec<String> {
+        let mut root = Cli::command();
+        root.build();
+        let commands: Vec<&clap::Command> = std::iter::once(&root).chain(root.get_subcommands()).collect();
+        let names = commands.iter().map(|command| command.get_name().to_owned());
+        let options = commands.iter().flat_map(|command| command.get_arguments());
+        let options = options.filter_map(|option| option.get_long()).map(|long| format!("--{long}"));
+        let values =
+            ["-3", "0", "7", "1e9", "all", "gpu:0", "cosine", "IVF4,Flat", "a.npy", "--", "-", "=", ""];
+        names.chain(options).chain(values.map(str::to_owned)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn any_words_are_parsed_or_refused(
+            places in proptest::collection::vec((any::<proptest::sample::Index>(), any::<bool>()), 0..10),
+            text in "\\PC{0,12}"
+        ) {
+            let words = words();
+            let known = places.iter().map(|(at, is_known)| if *is_known { at.get(&words) } else { &text });
+            let _ = Cli::of(std::iter::once("nearfield").chain(known.map(String::as_str)).map(OsString::from));
+        }
+    }
+}

@@ -75,6 +75,8 @@ const MEASURED: Duration = Duration::from_millis(500);
 const CALLS_MIN: usize = 3;
 /// Queries that recall is measured on, at most: exact search takes its time.
 const JUDGED: usize = 1000;
+/// Values of a batch, at most: 4 GiB.
+const VALUES_MAX: usize = 1 << 30;
 
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
@@ -124,6 +126,13 @@ fn devices(given: &[String]) -> Vec<String> {
 fn compare(args: &Args, base: &dyn Vectors, queries: &dyn Vectors, json: bool) -> Result<(), CliError> {
     if args.batch.contains(&0) {
         return Err(CliError::Usage("--batch: expected at least 1, got 0".to_owned()));
+    }
+    let width = queries.dim().max(1);
+    if let Some(batch) = args.batch.iter().find(|&&batch| batch > VALUES_MAX / width) {
+        let most = VALUES_MAX / width;
+        return Err(CliError::Usage(format!(
+            "--batch: expected at most {most} queries of {width} values, got {batch}"
+        )));
     }
     // Names that mean nothing are refused before anything is built.
     let names = devices(&args.device);

@@ -72,6 +72,9 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(140, 140, 140),
 ];
 
+/// What a logarithmic axis shows.
+const DRAWN: std::ops::RangeInclusive<f64> = 1e-9..=1e15;
+
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let inputs: Vec<&Path> = args.results.iter().map(PathBuf::as_path).collect();
     report::check_output("--output", &args.output, Some("svg"), &inputs)?;
@@ -88,6 +91,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             let mut row: Value = serde_json::from_str(line).map_err(|e| unfit("JSON", &e))?;
             if row["recall"].as_f64().is_some_and(|recall| !(0.0..=1.0).contains(&recall)) {
                 return Err(unfit("a recall from 0 to 1", &row["recall"]));
+            }
+            for key in ["qps", "qps_single", "qps_batch", "n_probe"] {
+                if row[key].as_f64().is_some_and(|value| !DRAWN.contains(&value)) {
+                    let expected = format!("`{key}` from {:e} to {:e}", DRAWN.start(), DRAWN.end());
+                    return Err(unfit(&expected, &row[key]));
+                }
             }
             let k = row["k"].as_u64().unwrap_or(10);
             if *drawn_k.get_or_insert(k) != k {
