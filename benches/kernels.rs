@@ -1,8 +1,9 @@
 //! Every kernel of a GPU search by its own clock: `<kernel>/<device>/<batch>x<n_probe>`, and whole searches with
 //! transfers as `search/<device>/…`.
 //!
-//! Hardware GPUs only; `NEARFIELD_BENCH_GPU=llvmpipe cargo bench --bench kernels` names a software one. Each run is
-//! compared with the CPU's result first, so that a fast wrong kernel fails.
+//! Hardware GPUs only; `NEARFIELD_BENCH_GPU=llvmpipe cargo bench --bench kernels` names a software one.
+//! `NEARFIELD_BENCH_SPEC` names one specification instead of all, the networks among which take minutes to train. Each run
+//! is compared with the CPU's result first, so that a fast wrong kernel fails.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::{path::Path, time::Duration};
@@ -36,7 +37,9 @@ fn kernels(criterion: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/wordnet");
     let open = |name: &str| VectorFile::open(folder.join(name)).expect("the embedded set");
     let (base, queries) = (open("base.i8bin"), open("query.i8bin"));
-    for spec in SPECS {
+    let chosen = std::env::var("NEARFIELD_BENCH_SPEC").ok();
+    let specs = chosen.as_deref().map_or_else(|| SPECS.to_vec(), |spec| vec![spec]);
+    for spec in specs {
         let index = Index::builder(spec.parse().expect("a specification"))
             .metric(Metric::Cosine)
             .seed(7)

@@ -241,6 +241,10 @@ fn a_tuned_index_takes_a_recall() {
     fails(3, &["line 1", "k = 10", "got 20"], &[&"plot", &first, &second, &"-o", &plot]);
     fs::write(&second, r#"{"recall": 5.5, "qps": 1.0}"#).unwrap();
     fails(3, &["line 1", "recall from 0 to 1", "5.5"], &[&"plot", &second, &"-o", &plot]);
+    for qps in ["1.7e308", "0", "-1"] {
+        fs::write(&second, format!("{{\"recall\": 0.5, \"qps\": {qps}}}")).unwrap();
+        fails(3, &["line 1", "`qps` from"], &[&"plot", &second, &"-o", &plot]);
+    }
     fs::write(&second, "no json").unwrap();
     fails(3, &["line 1", "JSON"], &[&"plot", &second, &"-o", &plot]);
 }
@@ -734,6 +738,9 @@ fn bench_puts_devices_side_by_side() {
     assert_eq!(rows.iter().map(|r| r["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 1, 50, 50]);
     assert!(rows.iter().all(|r| r["agree"].as_f64().unwrap() > 0.99 && r["recall"].as_f64().unwrap() > 0.95));
     fails(2, &["--batch"], &[&"bench", &"--batch", &"0"]);
+    for batch in ["10000000000000", "18446744073709551615"] {
+        fails(2, &["--batch", "at most", batch], &[&"bench", &"--batch", &batch]);
+    }
     fails(4, &["tpu"], &[&"bench", &"--device", &"cpu,tpu"]);
     let index = folder.path("index.nf");
     build(&base, &index, "Flat", "l2");

@@ -77,6 +77,27 @@ fn columns_are_read() {
     refuses(&file("null.parquet"), &["none in row 1"]);
 }
 
+/// Lists of no values take no bytes, however many a file says there are.
+#[cfg(feature = "arrow")]
+#[test]
+fn empty_lists_without_end_are_refused() {
+    use std::sync::Arc;
+
+    use arrow_array::{Array, FixedSizeListArray, Float32Array, RecordBatch};
+    use arrow_schema::{DataType, Field, Schema};
+    let item = Arc::new(Field::new_list_field(DataType::Float32, false));
+    let values = Arc::new(Float32Array::from(Vec::<f32>::new()));
+    let lists = FixedSizeListArray::try_new_with_length(item, 0, values, None, 1 << 45).unwrap();
+    let schema = Arc::new(Schema::new(vec![Field::new("a", lists.data_type().clone(), false)]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("endless.arrow");
+    let mut writer =
+        arrow_ipc::writer::FileWriter::try_new(std::fs::File::create(&path).unwrap(), &schema).unwrap();
+    writer.write(&RecordBatch::try_new(schema, vec![Arc::new(lists)]).unwrap()).unwrap();
+    writer.finish().unwrap();
+    refuses(&path, &["at least one value"]);
+}
+
 #[cfg(feature = "hdf5")]
 #[test]
 fn datasets_are_read() {
