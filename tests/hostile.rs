@@ -75,7 +75,7 @@ fn with_number(file: &[u8], which: usize, number: &str) -> Option<Vec<u8>> {
 
 /// Of so many files one is also searched on a GPU, which may be one in software.
 #[cfg(feature = "gpu")]
-const ON_GPU: usize = 100;
+const ON_GPU: usize = 500;
 
 /// Searches a file on the GPU, if it opens.
 #[cfg(feature = "gpu")]
