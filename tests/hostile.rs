@@ -74,8 +74,10 @@ fn with_number(file: &[u8], which: usize, number: &str) -> Option<Vec<u8>> {
 }
 
 /// Of so many files one is also searched on a GPU, which may be one in software.
-#[cfg(feature = "gpu")]
 const ON_GPU: usize = 500;
+
+#[cfg(not(feature = "gpu"))]
+fn on_gpu(_: &[u8]) {}
 
 /// Searches a file on the GPU, if it opens.
 #[cfg(feature = "gpu")]
@@ -105,9 +107,7 @@ fn mutated_index_files_do_no_harm() {
             let mut run = |file: &[u8]| {
                 how = how.wrapping_add(1);
                 index::run(&with_parameters(file, how));
-                let _n = tried.fetch_add(1, Ordering::Relaxed);
-                #[cfg(feature = "gpu")]
-                if _n % ON_GPU == 0 {
+                if tried.fetch_add(1, Ordering::Relaxed).is_multiple_of(ON_GPU) {
                     on_gpu(file);
                 }
             };

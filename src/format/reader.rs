@@ -49,7 +49,7 @@ pub enum OpenError {
         got: u32,
     },
     /// A metadata entry is missing or unreadable.
-    #[error("metadata `{key}`: expected {expected}, got {}", got.as_deref().unwrap_or("nothing"))]
+    #[error("metadata `{key}`: expected {expected}, got {}", got.as_deref().map_or("nothing".to_owned(), shown))]
     Metadata {
         /// The entry.
         key: &'static str,
@@ -77,7 +77,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A tensor's bytes are not those that were saved.
-    #[error("tensor `{name}`: checksum {got} instead of {expected}: the file is damaged")]
+    #[error("tensor `{name}`: checksum {got} instead of {}: the file is damaged", shown(expected))]
     Checksum {
         /// The tensor.
         name: String,
@@ -186,18 +186,29 @@ impl Image {
     }
 }
 
+/// Characters of a file's text that messages show.
+const SHOWN: usize = 200;
+
 /// Opens a regular file that is long enough to have a header.
 fn open_file(path: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
+    // Before it is opened: a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(OpenError::Foreign { reason: "it is not a regular file".to_owned() });
     }
+    let file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
     if metadata.len() < 8 {
         return Err(OpenError::Foreign { reason: format!("it has only {} bytes", metadata.len()) });
     }
     Ok(file)
+}
+
+/// Text of a file as messages show it: not more than a line, nothing that a terminal would act on.
+fn shown(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let start: String = text.chars().take(SHOWN).map(escaped).collect();
+    if text.chars().nth(SHOWN).is_some() { start + "…" } else { start }
 }
 
 fn describe(dtype: Dtype, shape: &[usize]) -> String {

@@ -196,7 +196,11 @@ pub fn convert(
         rows(&mut |row| out.write_all(row))?;
         out.flush()
     })
-    .map_err(|source| FileError::Io { path: to.to_owned(), source })?;
+    .map_err(|source| match source.kind() {
+        // Not the system's: a value that the type does not hold, a feature that is not there.
+        std::io::ErrorKind::Other => malformed(to, source.to_string()),
+        _ => FileError::Io { path: to.to_owned(), source },
+    })?;
     Ok((table.n_rows, table.width, element.name()))
 }
 

@@ -185,5 +185,6 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
 #[cfg(feature = "hdf5")]
 pub fn hdf5_metric(path: impl AsRef<Path>) -> Result<crate::Metric, FileError> {
     let path = path.as_ref();
+    std::fs::metadata(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
     hdf5::metric(path).map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
 }

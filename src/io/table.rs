@@ -163,11 +163,12 @@ impl Table {
             return Err(FileError::Extension { path: path.to_owned(), expected });
         }
         let io = |source| FileError::Io { path: file_path.clone(), source };
-        let file = File::open(&file_path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
+        // Before it is opened: a pipe would wait for its writer.
+        if !std::fs::metadata(&file_path).map_err(io)?.is_file() {
             return Err(io(std::io::Error::other("it is not a regular file")));
         }
+        let file = File::open(&file_path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
         let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
         let table = match Self::hold(&file_path, &extension, part, kind) {
             Some(held) => held.map_err(malformed)?,

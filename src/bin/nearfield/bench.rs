@@ -193,7 +193,15 @@ fn compare(args: &Args, base: &dyn Vectors, queries: &dyn Vectors, json: bool) -
         recalls.push(recall.of(found.ids.slice(s![.., ..k])));
     }
     for &batch in &args.batch {
-        let rows = Array2::from_shape_fn((batch, all.ncols()), |(i, j)| all[[i % all.nrows(), j]]);
+        let too_large = || {
+            CliError::Usage(format!(
+                "--batch: expected queries that fit in memory, got {batch} of {width} values"
+            ))
+        };
+        let mut rows: Vec<f32> = Vec::new();
+        rows.try_reserve_exact(batch * all.ncols()).map_err(|_| too_large())?;
+        rows.extend(all.iter().cycle().take(batch * all.ncols()));
+        let rows = Array2::from_shape_vec((batch, all.ncols()), rows).map_err(|_| too_large())?;
         let mut first: Option<Hits> = None;
         for (searcher, &recall) in searchers.iter().zip(&recalls) {
             let measured = measure(searcher, &rows, params, args.profile)?;

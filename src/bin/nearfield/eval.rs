@@ -255,7 +255,7 @@ impl Inputs {
             return Ok(Self { index, searcher, file, truth, base: Some(base) });
         }
         let (Some(index), Some(queries), Some(truth)) = (&args.index, &args.queries, &args.truth) else {
-            return Err(CliError::Usage(
+            return Err(CliError::Input(
                 "--hdf5: this build lacks the feature `hdf5`: cargo install with --features hdf5".to_owned(),
             ));
         };

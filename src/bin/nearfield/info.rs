@@ -88,10 +88,10 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
     report::line(&format!("seed     {}", index.seed()))?;
     for (key, label) in [("training", "trained"), ("routing", "routed"), ("networks", "networks")] {
         if let Some(found) = index.metadata(key) {
-            report::line(&format!("{label:<8} {found}"))?;
+            report::line(&format!("{label:<8} {}", report::plain(found)))?;
         }
     }
-    report::line(&format!("builder  {}", index.metadata("builder").unwrap_or("unknown")))?;
+    report::line(&format!("builder  {}", report::plain(index.metadata("builder").unwrap_or("unknown"))))?;
     report::line(&format!("size     {}", report::bytes(index.n_bytes())))?;
     report::line("")?;
     report::line(&format!(
@@ -102,7 +102,7 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
         let shape: Vec<String> = t.shape.iter().map(ToString::to_string).collect();
         report::line(&format!(
             "{:<18} {:>5} {:>18} {:>12} {:>8.1} B",
-            t.name,
+            report::plain(&t.name),
             t.dtype,
             shape.join(" × "),
             report::bytes(t.bytes),

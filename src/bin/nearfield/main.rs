@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough: `nearfield search … | head`.
         Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("nearfield: {e}");
+            eprintln!("nearfield: {}", report::plain(&e.to_string()));
             ExitCode::from(e.code())
         }
     }

@@ -232,6 +232,12 @@ pub fn doubt_truth(recall: &Recall<'_>, metric: Metric) {
     }
 }
 
+/// Text that may come from elsewhere, for a terminal: nothing that it would act on.
+pub fn plain(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// Says where a search uses other numbers than it was given.
 pub fn say_clamped(index: &Index, params: SearchParams, effort: Effort) {
     if let Some(given) = params.n_probe
@@ -247,6 +253,6 @@ pub fn say_clamped(index: &Index, params: SearchParams, effort: Effort) {
         }
     }
     if params.k > index.len() {
-        eprintln!("k: {} given, the index has {} points: the rest is padding", params.k, index.len());
+        eprintln!("k: {} given, the index has {} points: what is beyond is padding", params.k, index.len());
     }
 }

@@ -99,6 +99,15 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let mut ids = Vec::new();
     let mut scores = Vec::new();
+    if args.output.is_some() || args.scores.is_some() {
+        let places = n.saturating_mul(args.k);
+        if ids.try_reserve_exact(places).is_err() || scores.try_reserve_exact(places).is_err() {
+            return Err(CliError::Input(format!(
+                "k: expected a result that fits in memory, got {n} queries of {} neighbours",
+                args.k
+            )));
+        }
+    }
     let mut missing = 0;
     let mut profile = nearfield::Profile::default();
     let since = std::time::Instant::now();
@@ -126,8 +135,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     if args.profile {
         report::profile(&searcher, &profile);
     }
-    if missing > 0 && args.k <= index.len() {
-        let places = n * args.k;
+    // Beyond the last point there is nothing to find.
+    let missing = missing - n * args.k.saturating_sub(index.len());
+    if missing > 0 {
+        let places = n * args.k.min(index.len());
         eprintln!(
             "k: {missing} of {places} places are empty, for the lists read hold fewer points; raise --n-probe"
         );
