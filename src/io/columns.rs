@@ -17,11 +17,8 @@ use parquet::arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBat
 
 use super::{
     messages,
-    table::{Element, Held, Kind},
+    table::{Element, Held, Kind, most_bytes},
 };
-
-/// Bytes of values that a byte of a file may stand for, beyond which no codec packs numbers that differ.
-const EXPANDS_MAX: usize = 1032;
 
 /// Rows of a batch.
 const BATCH: usize = 8192;
@@ -32,12 +29,12 @@ const COLUMN: &str = "vector";
 /// Reads a column of a Parquet file.
 pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
-    let file_len = usize::try_from(file.metadata().map_err(|e| e.to_string())?.len()).unwrap_or(usize::MAX);
+    let most = most_bytes(file.metadata().map_err(|e| e.to_string())?.len());
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
     let at = choose(reader.schema(), column, kind)?;
     let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
     let batches = reader.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
-    collect(batches, file_len.saturating_mul(EXPANDS_MAX))
+    collect(batches, most)
 }
 
 /// Reads a column of an Arrow file, in the format of files or of streams.
@@ -46,7 +43,7 @@ pub(super) fn read_arrow(path: &Path, column: Option<&str>, kind: Kind) -> Resul
     // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
     messages::check(&bytes)?;
-    let most = bytes.len().saturating_mul(EXPANDS_MAX);
+    let most = most_bytes(bytes.len() as u64);
     let text = |e: ArrowError| e.to_string();
     if messages::is_file(&bytes) {
         let reader = arrow_ipc::reader::FileReader::try_new(Cursor::new(&bytes), None).map_err(text)?;
@@ -88,13 +85,13 @@ fn is_list(kind: &DataType) -> bool {
 /// All rows of one-column batches, of `most` bytes in all.
 fn collect(
     batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-    most: usize,
+    most: u64,
 ) -> Result<Held, String> {
     let mut held = Held::default();
     for batch in batches {
         let batch = batch.map_err(|e| e.to_string())?;
-        let more = batch.column(0).get_array_memory_size();
-        if held.bytes.len().saturating_add(more) > most {
+        let all = held.bytes.len().saturating_add(batch.column(0).get_array_memory_size());
+        if all as u64 > most {
             return Err(format!(
                 "expected at most {most} bytes of values in a file of this length, got more"
             ));

@@ -7,14 +7,11 @@ use std::{fs::File, io::Write, path::Path};
 
 use hdf5_pure::{DType, Dataset, FileBuilder};
 
-use super::table::{Element, Held, Kind};
+use super::table::{Element, Held, Kind, most_bytes};
 use crate::metric::Metric;
 
 /// Name of the dataset written.
 const DATASET: &str = "vectors";
-
-/// Bytes of values that a byte of a file may stand for: deflate makes at most 1 032 of one.
-const EXPANDS_MAX: u64 = 1032;
 
 fn open(path: &Path) -> Result<hdf5_pure::File, String> {
     hdf5_pure::File::open_streaming(path).map_err(|e| e.to_string())
@@ -40,7 +37,7 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
         }
     };
     let dataset = file.dataset(&name).map_err(|e| format!("`{name}`: {e}"))?;
-    let most = std::fs::metadata(path).map_err(|e| e.to_string())?.len().saturating_mul(EXPANDS_MAX);
+    let most = most_bytes(std::fs::metadata(path).map_err(|e| e.to_string())?.len());
     check_size(&dataset, most).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
 }
 

@@ -249,6 +249,13 @@ impl Table {
     }
 }
 
+/// Bytes of values that a file of packed ones may hold: as much as deflate makes of it, or what does no harm, for numbers that are
+/// alike or follow one another take next to nothing.
+#[cfg(any(feature = "arrow", feature = "hdf5"))]
+pub(super) fn most_bytes(file_len: u64) -> u64 {
+    file_len.saturating_mul(1032).max(1 << 26)
+}
+
 /// What a format's crate reads; where it panics over a damaged file, an error.
 #[cfg(any(feature = "arrow", feature = "hdf5"))]
 fn guarded(read: impl FnOnce() -> Result<Held, String> + std::panic::UnwindSafe) -> Result<Held, String> {

@@ -50,9 +50,9 @@ use crate::{error::CliError, report};
 ///   PCA128x8,IVF256,RRR32,Refine(sq8)             l2, data that are bytes
 ///   Flat                                          exact
 ///
-/// `auto` builds ten to twenty specifications on half of the vectors (at least 16 384, or all; at most 131 072), takes the fastest at recall 0.95
-/// (k = 10, in batches, on the CPU), and prints what it tried: about a minute for 100 000 vectors on two cores. Clocks
-/// waver, so of two as fast it may take either; give the one printed to have the same again.
+/// `auto` builds ten to twenty specifications on half of the vectors (at least 16 384, or all; at most 131 072), takes the
+/// fastest at recall 0.95 (k = 10, in batches, on the CPU), and prints what it tried: about a minute for 100 000 vectors on
+/// two cores. Clocks waver, so of two as fast it may take either; give the one printed to have the same again.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {

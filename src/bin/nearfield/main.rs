@@ -62,7 +62,11 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough: `nearfield search … | head`.
         Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("nearfield: {}", report::plain(&e.to_string()));
+            match &e {
+                // A driver's words, which may take lines.
+                CliError::Device(_) | CliError::DeviceFailed(_) => eprintln!("nearfield: {e}"),
+                _ => eprintln!("nearfield: {}", report::plain(&e.to_string())),
+            }
             ExitCode::from(e.code())
         }
     }
