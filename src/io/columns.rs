@@ -18,6 +18,7 @@ use parquet::arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBat
 use super::{
     messages,
     table::{Element, Held, Kind, most_bytes},
+    thrift,
 };
 
 /// Rows of a batch.
@@ -29,9 +30,24 @@ const COLUMN: &str = "vector";
 /// Reads a column of a Parquet file.
 pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Result<Held, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
-    let most = most_bytes(file.metadata().map_err(|e| e.to_string())?.len());
+    // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
+    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    let most = most_bytes(bytes.len() as u64);
+    thrift::check_footer(&bytes)?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
     let at = choose(reader.schema(), column, kind)?;
+    let mut left = bytes.len();
+    for group in reader.metadata().row_groups() {
+        for (leaf, chunk) in group.columns().iter().enumerate() {
+            if reader.parquet_schema().get_column_root_idx(leaf) == at {
+                let from = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+                let length = chunk.compressed_size();
+                thrift::check_pages(&bytes, from, length, most)?;
+                let rest = usize::try_from(length).ok().and_then(|length| left.checked_sub(length));
+                left = rest.ok_or("expected row groups that do not overlap")?;
+            }
+        }
+    }
     let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
     let batches = reader.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
     collect(batches, most)

@@ -26,6 +26,8 @@ mod messages;
 mod npy;
 mod table;
 mod tensors;
+#[cfg(feature = "arrow")]
+mod thrift;
 
 use std::path::{Path, PathBuf};
 
