@@ -115,7 +115,7 @@ mod trained {
             }
             let want = nearest(&given);
             let kept = |steps| {
-                let training = Training { steps, batch: 256, ..Default::default() };
+                let training = Training { steps, batch: 128, ..Default::default() };
                 let compressor = compressor("CNT12", metric, &base, &training);
                 let small = compressor.compress(&base.view()).unwrap();
                 if metric != Metric::L2 {
@@ -126,7 +126,7 @@ mod trained {
                 }
                 nearest(&small).iter().zip(&want).filter(|(a, b)| a == b).count()
             };
-            let (before, after) = (kept(0), kept(400));
+            let (before, after) = (kept(0), kept(200));
             assert!(after > before + 5, "{metric}: nearest rows kept {before} and {after} of 300");
         }
     }

@@ -7,6 +7,16 @@ use crate::codes::PqShape;
 
 const LENGTHS: [usize; 14] = [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 100, 131];
 
+/// Of these sizes the first `n` where Miri interprets every step, a thousand times slower.
+fn sizes<T>(n: usize, all: &[T]) -> &[T] {
+    if cfg!(miri) { &all[..n] } else { all }
+}
+
+/// And of sizes drawn by chance a quarter.
+const fn below(size: usize) -> std::ops::Range<usize> {
+    1..if cfg!(miri) { size / 4 } else { size }
+}
+
 /// Small integers: float sums of them are exact in any order, so results must be equal.
 fn integers(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 37 + seed * 101) % 15) as f32 - 7.0).collect()
@@ -23,7 +33,10 @@ fn twins() -> Vec<Simd> {
         assert!(!is_cpu || Simd::by_name(name).is_some(), "REQUIRE: this machine has no {name}");
     }
     let mut all = Simd::available();
-    all.remove(0);
+    // Miri has no other than the portable kernels, and is to see them run.
+    if !cfg!(miri) {
+        all.remove(0);
+    }
     if all.is_empty() {
         eprintln!("skipped: only the scalar kernels exist for this machine");
     }
@@ -53,8 +66,8 @@ fn sums_are_equal_on_integers() {
 #[test]
 fn projections_are_equal_on_integers() {
     for simd in twins() {
-        for d in [0, 1, 5, 33] {
-            for s in [1, 15, 16, 17, 49, 96, 113, 128, 200] {
+        for &d in sizes(3, &[0, 1, 5, 33]) {
+            for &s in sizes(5, &[1, 15, 16, 17, 49, 96, 113, 128, 200]) {
                 let w = halves(&integers(d * s, 4));
                 let q = integers(d, 5);
                 let (mut got, mut want) = (vec![9.0; s], vec![-9.0; s]);
@@ -96,7 +109,7 @@ fn run_of(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
 
     #[test]
     fn quantising_is_equal(values in proptest::collection::vec(-1e3_f32..1e3, 0..150)) {
@@ -109,7 +122,7 @@ proptest! {
 
     #[test]
     fn block_scores_agree(
-        n in 1_usize..100, width in 1_usize..140, four in any::<bool>(), has_norm in any::<bool>(),
+        n in below(140), width in below(140), four in any::<bool>(), has_norm in any::<bool>(),
         seed in 0_usize..1000,
     ) {
         let bits = if four { Bits::B4 } else { Bits::B8 };
@@ -184,7 +197,7 @@ fn coded(n: usize, m: usize, bits: Bits, has_norm: bool, seed: usize) -> (PqShap
 
 #[test]
 fn lookups_are_equal() {
-    for (i, (n, m)) in [
+    let all = [
         (1, 1),
         (31, 2),
         (32, 3),
@@ -199,10 +212,8 @@ fn lookups_are_equal() {
         (65, 257),
         (200, 300),
         (40, 513),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ];
+    for (i, &(n, m)) in sizes(3, &all).iter().enumerate() {
         for (bits, has_norm) in [(Bits::B4, false), (Bits::B4, true), (Bits::B8, false), (Bits::B8, true)] {
             let (shape, bytes, tables) = coded(n, m, bits, has_norm, i);
             // Not on a grid that floats hold, so that scores and limits round.
@@ -260,7 +271,8 @@ proptest! {
 #[test]
 fn codes_are_the_same_on_every_level() {
     for simd in Simd::available() {
-        for (s, m, bits) in [(1, 1, Bits::B4), (16, 5, Bits::B4), (9, 2, Bits::B8), (70, 70, Bits::B8)] {
+        let all = [(1, 1, Bits::B4), (16, 5, Bits::B4), (9, 2, Bits::B8), (70, 70, Bits::B8)];
+        for &(s, m, bits) in sizes(2, &all) {
             let shape = PqShape { s, m, bits, has_norm: false };
             let values: Vec<f32> = integers(shape.codebook_len(), 1).iter().map(|v| v * 0.3).collect();
             let n = 7;
@@ -309,7 +321,7 @@ fn the_largest_come_in_order() {
 proptest! {
     #[test]
     fn narrowing_leaves_the_least(
-        scores in proptest::collection::vec(-40_i8..40, 2..700), keep in 1_usize..600, slack in 0_usize..100,
+        scores in proptest::collection::vec(-40_i8..40, below(700)), keep in below(600), slack in 0_usize..100,
     ) {
         let scores: Vec<f32> = scores.into_iter().map(|v| f32::from(v) / 8.0).collect();
         prop_assume!(keep < scores.len());
