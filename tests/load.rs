@@ -12,7 +12,7 @@ use support::{Numbers, build, made};
 const THREADS: usize = 16;
 /// Seconds where nothing else is said.
 const SECONDS: u64 = 4;
-/// Growth of memory allowed in the second half of the time: nothing that grows with the number of searches stays below it.
+/// Growth of memory allowed in the second half of a minute or more: on CPUs a few bytes a search would exceed it.
 const GROWTH: u64 = 24 << 20;
 
 /// Memory of this process, in bytes, where the system tells.

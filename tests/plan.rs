@@ -12,7 +12,7 @@ use std::{
 };
 
 use ndarray::Array2;
-use nearfield::{Index, Metric, Plan, Vectors};
+use nearfield::{Index, Metric, Plan, Training, Vectors};
 use support::{embedded, embedded_array, made, write_fbin};
 
 /// What is estimated may be off by a quarter.
@@ -98,7 +98,10 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         .into_iter()
         .chain(MADE.map(|spec| (spec, &*LARGE)))
         .map(|(spec, base)| {
-            let index = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).build(base.view()).unwrap();
+            // A few steps make a file as large as many do.
+            let training = Training { steps: 3, ..Default::default() };
+            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).training(training);
+            let index = builder.build(base.view()).unwrap();
             Case { base, index, plan: plan(spec, base.view()) }
         })
         .collect()

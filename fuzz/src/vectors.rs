@@ -28,6 +28,10 @@ pub const EXTENSIONS: [&str; 15] = [
     "ipc",
 ];
 
+/// Parts of files that hold several, as those in `tests/data/formats` name them.
+pub const PARTS: [Option<&str>; 8] =
+    [None, Some("a"), Some("train"), Some("f32"), Some("f16"), Some("large"), Some("id"), Some("embedding")];
+
 /// Values read of a file, at most: rows far apart tell as much as all.
 const VALUES: usize = 1 << 16;
 
@@ -42,7 +46,7 @@ pub fn run(data: &[u8]) {
     FOLDER.with(|folder| {
         let path = folder.path().join(format!("file.{extension}"));
         std::fs::write(&path, file).expect("a temporary file can be written");
-        let part = [None, Some("a"), Some("train"), Some("embedding")][usize::from(part) % 4];
+        let part = PARTS[usize::from(part) % PARTS.len()];
         let named = part.map_or(path.clone(), |part| PathBuf::from(format!("{}:{part}", path.display())));
         if let Ok(vectors) = VectorFile::open(&named)
             && vectors.dim() <= VALUES

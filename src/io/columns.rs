@@ -12,8 +12,15 @@ use arrow_array::{
         UInt64Type,
     },
 };
+use arrow_ipc::reader::{FileReader, StreamReader};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
-use parquet::arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::{
+    arrow::{
+        ArrowWriter, ProjectionMask,
+        arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
+    },
+    basic::Type,
+};
 
 use super::{
     messages,
@@ -33,16 +40,32 @@ pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Res
     // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
     let most = most_bytes(bytes.len() as u64);
-    thrift::check_footer(&bytes)?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+    thrift::check_footer(&bytes, most)?;
+    // The columns' own types: hints for others, which writers leave in the metadata, change no value.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|e| e.to_string())?;
     let at = choose(reader.schema(), column, kind)?;
-    let mut left = bytes.len();
+    let schema = reader.parquet_schema();
+    if schema.root_schema().get_fields().len() != reader.schema().fields().len() {
+        return Err("expected columns, got a group of none".to_owned());
+    }
+    let (mut left, mut room) = (bytes.len(), thrift::Room { expanded: 4 * most, decoded: most });
     for group in reader.metadata().row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
-            if reader.parquet_schema().get_column_root_idx(leaf) == at {
+            if schema.get_column_root_idx(leaf) == at {
+                let width = match chunk.column_type() {
+                    Type::BOOLEAN | Type::INT32 | Type::FLOAT => 4,
+                    Type::INT64 | Type::DOUBLE => 8,
+                    Type::INT96 => 12,
+                    Type::BYTE_ARRAY => 16,
+                    Type::FIXED_LEN_BYTE_ARRAY => {
+                        u64::try_from(chunk.column_descr().type_length()).unwrap_or(0).max(4)
+                    }
+                };
                 let from = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
                 let length = chunk.compressed_size();
-                thrift::check_pages(&bytes, from, length, most)?;
+                room.check_pages(&bytes, from, length, width)?;
                 let rest = usize::try_from(length).ok().and_then(|length| left.checked_sub(length));
                 left = rest.ok_or("expected row groups that do not overlap")?;
             }
@@ -58,40 +81,59 @@ pub(super) fn read_arrow(path: &Path, column: Option<&str>, kind: Kind) -> Resul
     let file = File::open(path).map_err(|e| e.to_string())?;
     // SAFETY: as for every mapped file, nobody may truncate it meanwhile (`VectorFile`).
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| e.to_string())?;
-    messages::check(&bytes)?;
     let most = most_bytes(bytes.len() as u64);
+    messages::check(&bytes, most)?;
     let text = |e: ArrowError| e.to_string();
     if messages::is_file(&bytes) {
-        let reader = arrow_ipc::reader::FileReader::try_new(Cursor::new(&bytes), None).map_err(text)?;
-        let at = choose(&reader.schema(), column, kind)?;
-        return collect(reader.map(|batch| batch?.project(&[at])), most);
+        let reader = |projection| FileReader::try_new(Cursor::new(&bytes), projection).map_err(text);
+        let at = choose(&reader(None)?.schema(), column, kind)?;
+        return collect(reader(Some(vec![at]))?, most);
     }
-    let reader = arrow_ipc::reader::StreamReader::try_new(&bytes[..], None).map_err(text)?;
-    let at = choose(&reader.schema(), column, kind)?;
-    collect(reader.map(|batch| batch?.project(&[at])), most)
+    let reader = |projection| StreamReader::try_new(&bytes[..], projection).map_err(text);
+    let at = choose(&reader(None)?.schema(), column, kind)?;
+    collect(reader(Some(vec![at]))?, most)
 }
 
-/// The place of the column asked for, or of the only one that may be meant.
+/// The place of the column asked for, or of the only one that may be meant, if it is one of numbers: others may take more memory than
+/// their values when they are decoded.
 fn choose(schema: &Schema, column: Option<&str>, kind: Kind) -> Result<usize, String> {
     let fields = schema.fields();
     let names =
         || fields.iter().map(|f| format!("{} ({})", f.name(), f.data_type())).collect::<Vec<_>>().join(", ");
-    if let Some(column) = column {
-        let at = fields.iter().position(|field| field.name() == column);
-        return at.ok_or_else(|| format!("expected a column `{column}`, got {}", names()));
-    }
     let suits = |field: &Field| match kind {
         Kind::Vectors => is_list(field.data_type()),
         Kind::Ids => field.data_type().is_integer() || is_list(field.data_type()),
         Kind::Any => true,
     };
-    let mut found = (0..).zip(fields).filter(|(_, field)| suits(field)).map(|(at, _)| at);
-    match (found.next(), found.next()) {
-        (Some(at), None) => Ok(at),
-        _ => {
-            Err(format!("expected a column's name after the file's, as in file.parquet:name, of {}", names()))
+    let mut all = (0..).zip(fields);
+    let (at, field) = match column {
+        Some(column) => all
+            .find(|(_, field)| field.name() == column)
+            .ok_or_else(|| format!("expected a column `{column}`, got {}", names()))?,
+        None => {
+            let mut found = all.filter(|(_, field)| suits(field));
+            match (found.next(), found.next()) {
+                (Some(found), None) => found,
+                _ => {
+                    return Err(format!(
+                        "expected a column's name after the file's, as in file.parquet:name, of {}",
+                        names()
+                    ));
+                }
+            }
         }
-    }
+    };
+    let values = match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type()
+        }
+        other => other,
+    };
+    if values.is_integer() || values.is_floating() { Ok(at) } else { Err(not_numbers(values)) }
+}
+
+fn not_numbers(kind: &DataType) -> String {
+    format!("expected a column of numbers, or of lists of numbers, got {kind}")
 }
 
 fn is_list(kind: &DataType) -> bool {
@@ -144,6 +186,10 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
     if n == 0 {
         return Ok(());
     }
+    // They take no bytes, and may be as many as a number says.
+    if width == 0 {
+        return Err(format!("expected rows of at least one value, got {n} empty rows"));
+    }
     if values.null_count() > 0 {
         return Err(format!("expected numbers, got nulls in a list from row {} on", held.n_rows));
     }
@@ -155,7 +201,7 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
                     let values: &PrimitiveArray<$arrow> = values.as_primitive();
                     held.bytes.extend(values.values().iter().flat_map(|&v| ($convert)(v).to_le_bytes()));
                 })*
-                other => return Err(format!("expected a column of numbers, or of lists of numbers, got {other}")),
+                other => return Err(not_numbers(other)),
             }
         };
     }

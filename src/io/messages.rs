@@ -1,13 +1,19 @@
 //! The messages of an Arrow file, checked before they are decoded: the decoder takes lengths at their word, and ends the
 //! process where memory for them cannot be had.
 
-use arrow_ipc::{Block, MessageHeader, RecordBatch, root_as_footer, root_as_message};
+use arrow_ipc::{Block, MessageHeader, RecordBatch, root_as_footer_with_opts, root_as_message_with_opts};
+use flatbuffers::VerifierOptions;
 
 /// What stands before a message's length.
 const CONTINUES: [u8; 4] = [0xff; 4];
 
-/// Bytes that a compressed byte may stand for: beyond what Zstandard makes of zeros.
-const EXPANDS_MAX: u64 = 40_000;
+/// Of a schema whose parts are shared, each is a part anew once it is read.
+const OPTIONS: VerifierOptions = VerifierOptions {
+    max_depth: 64,
+    max_tables: 1 << 17,
+    max_apparent_size: 1 << 26,
+    ignore_missing_null_terminator: false,
+};
 
 const MAGIC: &[u8] = b"ARROW1";
 
@@ -16,25 +22,30 @@ pub(super) fn is_file(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Checks that everything lies inside the file and that buffers are no longer than can be.
-pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    if is_file(bytes) { check_file(bytes) } else { check_stream(bytes) }
+/// Checks that everything lies inside the file, and that its compressed buffers come to at most `most` bytes.
+pub(super) fn check(bytes: &[u8], mut most: u64) -> Result<(), String> {
+    if is_file(bytes) { check_file(bytes, &mut most) } else { check_stream(bytes, &mut most) }
 }
 
-fn check_file(bytes: &[u8]) -> Result<(), String> {
+fn check_file(bytes: &[u8], most: &mut u64) -> Result<(), String> {
     // footer, its length, magic
     let ends = bytes.len().checked_sub(MAGIC.len() + 4).ok_or("expected a footer, got the end")?;
     let length = word(bytes, ends)?;
     let from = ends.checked_sub(length).ok_or_else(|| format!("expected a footer of {length} bytes"))?;
-    let footer =
-        root_as_footer(bytes.get(from..ends).unwrap_or_default()).map_err(|e| format!("footer: {e}"))?;
+    let footer = root_as_footer_with_opts(&OPTIONS, bytes.get(from..ends).unwrap_or_default())
+        .map_err(|e| format!("footer: {e}"))?;
+    let mut left = bytes.len();
     for blocks in [footer.dictionaries(), footer.recordBatches()].into_iter().flatten() {
-        blocks.iter().try_for_each(|block| check_block(bytes, block))?;
+        for block in blocks {
+            let length = check_block(bytes, block, most)?;
+            left = left.checked_sub(length).ok_or("expected blocks that do not overlap")?;
+        }
     }
     Ok(())
 }
 
-fn check_block(bytes: &[u8], block: &Block) -> Result<(), String> {
+/// Checks a block; returns its length.
+fn check_block(bytes: &[u8], block: &Block, most: &mut u64) -> Result<usize, String> {
     let place = || {
         let from = usize::try_from(block.offset()).ok()?;
         let body = from.checked_add(usize::try_from(block.metaDataLength()).ok()?)?;
@@ -47,13 +58,15 @@ fn check_block(bytes: &[u8], block: &Block) -> Result<(), String> {
         format!("expected blocks inside the {n} bytes, got {message} and {body} bytes from byte {offset} on")
     };
     let (message, body) = place().ok_or_else(unfit)?;
+    let whole = message.len().saturating_add(body.len());
     let starts = if message.starts_with(&CONTINUES) { 4 } else { 0 };
     let length = word(message, starts)?;
     let message = message.get(starts + 4..).and_then(|rest| rest.get(..length)).ok_or_else(unfit)?;
-    check_message(message, body).map(drop)
+    check_message(message, body, most)?;
+    Ok(whole)
 }
 
-fn check_stream(mut bytes: &[u8]) -> Result<(), String> {
+fn check_stream(mut bytes: &[u8], most: &mut u64) -> Result<(), String> {
     while !bytes.is_empty() {
         let starts = if bytes.starts_with(&CONTINUES) { 4 } else { 0 };
         let length = word(bytes, starts)?;
@@ -63,15 +76,15 @@ fn check_stream(mut bytes: &[u8]) -> Result<(), String> {
         let short = || format!("expected a message of {length} bytes, got the end");
         let rest = bytes.get(starts + 4..).ok_or_else(short)?;
         let (message, rest) = rest.split_at_checked(length).ok_or_else(short)?;
-        let body = check_message(message, rest)?;
+        let body = check_message(message, rest, most)?;
         bytes = rest.get(body..).ok_or_else(short)?;
     }
     Ok(())
 }
 
 /// Checks a message against the bytes behind it; returns how many are its body.
-fn check_message(message: &[u8], rest: &[u8]) -> Result<usize, String> {
-    let message = root_as_message(message).map_err(|e| format!("message: {e}"))?;
+fn check_message(message: &[u8], rest: &[u8], most: &mut u64) -> Result<usize, String> {
+    let message = root_as_message_with_opts(&OPTIONS, message).map_err(|e| format!("message: {e}"))?;
     let length = message.bodyLength();
     let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
     let body = body.ok_or_else(|| format!("expected a body of {length} bytes, got {}", rest.len()))?;
@@ -80,11 +93,11 @@ fn check_message(message: &[u8], rest: &[u8]) -> Result<usize, String> {
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
         _ => None,
     };
-    batch.map_or(Ok(()), |batch| check_batch(batch, body))?;
+    batch.map_or(Ok(()), |batch| check_batch(batch, body, most))?;
     Ok(body.len())
 }
 
-fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), String> {
+fn check_batch(batch: RecordBatch<'_>, body: &[u8], most: &mut u64) -> Result<(), String> {
     let lengths = batch.nodes().into_iter().flatten().flat_map(|node| [node.length(), node.null_count()]);
     if let Some(length) = lengths.chain([batch.length()]).find(|&length| length < 0) {
         return Err(format!("expected lengths of 0 or more, got {length}"));
@@ -101,15 +114,15 @@ fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), String> {
         if batch.compression().is_some()
             && let Some(expanded) = bytes.first_chunk()
         {
-            let expanded = i64::from_le_bytes(*expanded);
-            let most = EXPANDS_MAX * bytes.len() as u64;
             // −1: as it is.
-            if expanded != -1 && u64::try_from(expanded).map_or(true, |n| n > most) {
-                let given = bytes.len();
-                return Err(format!(
-                    "expected at most {most} bytes of {given} compressed ones, got {expanded}"
-                ));
-            }
+            let expanded = match i64::from_le_bytes(*expanded) {
+                -1 => length,
+                expanded => expanded,
+            };
+            let rest = u64::try_from(expanded).ok().and_then(|expanded| most.checked_sub(expanded));
+            *most = rest.ok_or_else(|| {
+                format!("expected buffers that come to at most {most} more bytes, got {expanded}")
+            })?;
         }
     }
     Ok(())

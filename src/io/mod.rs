@@ -12,7 +12,8 @@
 //! A name behind the colon is not needed where a file holds only one thing that may be meant. Values are f32, f16, f64, u8,
 //! i8 or i32, ids integers of 32 or 64 bits. The files above the line of features are mapped, and rows converted to f32 as
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
-//! is open. The others are read into memory.
+//! is open. The others are read into memory. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
+//! unpacks without a bound.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice))]
 
@@ -187,6 +188,7 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
 #[cfg(feature = "hdf5")]
 pub fn hdf5_metric(path: impl AsRef<Path>) -> Result<crate::Metric, FileError> {
     let path = path.as_ref();
-    std::fs::metadata(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
-    hdf5::metric(path).map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
+    table::regular_file(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    table::guarded(|| hdf5::metric(path))
+        .map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
 }

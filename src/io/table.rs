@@ -163,10 +163,7 @@ impl Table {
             return Err(FileError::Extension { path: path.to_owned(), expected });
         }
         let io = |source| FileError::Io { path: file_path.clone(), source };
-        // Before it is opened: a pipe would wait for its writer.
-        if !std::fs::metadata(&file_path).map_err(io)?.is_file() {
-            return Err(io(std::io::Error::other("it is not a regular file")));
-        }
+        regular_file(&file_path).map_err(io)?;
         let file = File::open(&file_path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
@@ -256,9 +253,19 @@ pub(super) fn most_bytes(file_len: u64) -> u64 {
     file_len.saturating_mul(1032).max(1 << 26)
 }
 
+/// Whether it is one, before it is opened: a pipe would wait for its writer.
+pub(super) fn regular_file(path: &Path) -> std::io::Result<()> {
+    if std::fs::metadata(path)?.is_file() {
+        return Ok(());
+    }
+    Err(std::io::Error::other("it is not a regular file"))
+}
+
 /// What a format's crate reads; where it panics over a damaged file, an error.
 #[cfg(any(feature = "arrow", feature = "hdf5"))]
-fn guarded(read: impl FnOnce() -> Result<Held, String> + std::panic::UnwindSafe) -> Result<Held, String> {
+pub(super) fn guarded<T>(
+    read: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe,
+) -> Result<T, String> {
     std::panic::catch_unwind(read)
         .unwrap_or_else(|_| Err("expected a sound file, got one that its reader fails on".to_owned()))
 }

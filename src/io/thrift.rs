@@ -1,6 +1,7 @@
-//! The metadata of a Parquet file, in Thrift's compact protocol, checked before they are decoded: of a list of booleans that the
-//! decoder does not know it counts as many as a number says, without there being any. So such lists are refused, and so are fields
-//! of another type than the decoder takes them for, behind which one might hide.
+//! The metadata of a Parquet file, in Thrift's compact protocol, checked before they are decoded, for the decoder takes numbers at
+//! their word. Of a list of booleans that it does not know it counts as many as there are said to be, without there being any: so
+//! such lists are refused, and fields of another type than it takes them for, behind which one might hide. It descends into a schema
+//! as deep as that says, and makes room for as many columns, values and bytes as are said to come.
 
 /// What the decoder takes a field for.
 enum Kind {
@@ -20,7 +21,7 @@ use Kind::{Binary, Bool, Byte, Double, Int, List, Struct};
 /// `FileMetaData` of the Parquet format (apache/parquet-format, `parquet.thrift`); the fields below are known by their places there.
 const FILE: &[(i16, Kind)] = &[
     (1, Int),
-    (2, List(&Struct(SCHEMA_ELEMENT))),
+    (SCHEMA, List(&Struct(SCHEMA_ELEMENT))),
     (3, Int),
     (4, List(&Struct(ROW_GROUP))),
     (5, List(&Struct(&[(1, Binary), (2, Binary)]))),
@@ -35,7 +36,7 @@ const SCHEMA_ELEMENT: &[(i16, Kind)] = &[
     (2, Int),
     (3, Int),
     (4, Binary),
-    (5, Int),
+    (N_CHILDREN, Int),
     (6, Int),
     (7, Int),
     (8, Int),
@@ -109,13 +110,13 @@ const PAGE: &[(i16, Kind)] = &[
     (EXPANDED, Int),
     (GIVEN, Int),
     (4, Int),
-    (5, Struct(&[(1, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
+    (DATA, Struct(&[(N_VALUES, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
     (6, EMPTY),
-    (7, Struct(&[(1, Int), (2, Int), (3, Bool)])),
+    (DICTIONARY, Struct(&[(N_VALUES, Int), (2, Int), (3, Bool)])),
     (
-        8,
+        DATA_V2,
         Struct(&[
-            (1, Int),
+            (N_VALUES, Int),
             (2, Int),
             (3, Int),
             (4, Int),
@@ -127,50 +128,130 @@ const PAGE: &[(i16, Kind)] = &[
     ),
 ];
 
-/// Bytes of a page when it is decompressed, and in the file.
+const SCHEMA: i16 = 2;
+const N_CHILDREN: i16 = 5;
+/// Bytes of a page when it is unpacked, and in the file.
 const EXPANDED: i16 = 2;
 const GIVEN: i16 = 3;
+const DATA: i16 = 5;
+const DICTIONARY: i16 = 7;
+const DATA_V2: i16 = 8;
+const N_VALUES: i16 = 1;
 
 /// Structures and lists inside one another, which the decoder does not know.
 const DEPTH_MAX: usize = 64;
 
+/// Groups of columns inside one another.
+const GROUPS_MAX: usize = 32;
+
 const MAGIC: &[u8] = b"PAR1";
 
-/// Checks the metadata at the end of a file.
-pub(super) fn check_footer(bytes: &[u8]) -> Result<(), String> {
+/// Checks the metadata at the end of a file, and that the names of its columns take `most` bytes when each is written out.
+pub(super) fn check_footer(bytes: &[u8], most: u64) -> Result<(), String> {
     let short = || "expected a footer, got the end".to_owned();
     let rest = bytes.strip_suffix(MAGIC).ok_or_else(short)?;
     let (rest, length) = rest.split_last_chunk().ok_or_else(short)?;
     let length = u32::from_le_bytes(*length) as usize;
     let from =
         rest.len().checked_sub(length).ok_or_else(|| format!("expected a footer of {length} bytes"))?;
-    Cursor(rest.get(from..).unwrap_or_default()).fields(FILE, DEPTH_MAX, |_, _| ())
+    let metadata = rest.get(from..).unwrap_or_default();
+    Cursor(metadata).fields(FILE, 0, DEPTH_MAX, &mut |_, _, _| ())?;
+    let (mut fields, mut id) = (Cursor(metadata), 0);
+    while let Some((next, wire)) = fields.field(id)? {
+        id = next;
+        if id == SCHEMA { check_schema(&mut fields, most)? } else { fields.unknown(wire, DEPTH_MAX)? }
+    }
+    Ok(())
 }
 
-/// Checks the headers of the pages of a column's chunk, which is so many bytes `from` a place on, and that no page is said to be of
-/// more than `most` bytes.
-pub(super) fn check_pages(bytes: &[u8], from: i64, length: i64, most: u64) -> Result<(), String> {
-    let place = || {
-        let from = usize::try_from(from).ok()?;
-        bytes.get(from..from.checked_add(usize::try_from(length).ok()?)?)
-    };
-    let unfit = || {
-        let n = bytes.len();
-        format!("expected pages inside the {n} bytes, got {length} bytes from byte {from} on")
-    };
-    let mut pages = Cursor(place().ok_or_else(unfit)?);
-    while !pages.0.is_empty() {
-        let (mut expanded, mut given) = (0, 0);
-        pages.fields(PAGE, DEPTH_MAX, |id, value| match id {
-            EXPANDED => expanded = value,
-            GIVEN => given = value,
-            _ => (),
+/// Checks that the groups of a schema, which stand before what they hold, hold no more than follows.
+fn check_schema(elements: &mut Cursor<'_>, most: u64) -> Result<(), String> {
+    let (n, _) = elements.list()?;
+    // Of every group around an element: how many are still to come, and the bytes of its own element and those around it.
+    let mut around: Vec<(u64, u64)> = Vec::new();
+    let mut written = 0_u64;
+    for left in (0..n).rev() {
+        let (before, mut children) = (elements.0.len(), 0);
+        elements.fields(SCHEMA_ELEMENT, 0, DEPTH_MAX, &mut |_, id, value| {
+            if id == N_CHILDREN {
+                children = value;
+            }
         })?;
-        if u64::try_from(expanded).map_or(true, |n| n > most) {
-            return Err(format!("expected a page of at most {most} bytes, got {expanded}"));
+        let path = (before - elements.0.len()) as u64 + around.last().map_or(0, |&(_, path)| path);
+        let held = u64::try_from(children).ok().filter(|&children| children <= left);
+        match held.ok_or_else(|| format!("expected a group of at most {left} columns, got {children}"))? {
+            0 => {
+                written = written.saturating_add(path);
+                while let Some((to_come, _)) = around.last_mut() {
+                    *to_come -= 1;
+                    if *to_come > 0 {
+                        break;
+                    }
+                    around.pop();
+                }
+            }
+            children => around.push((children, path)),
         }
-        pages.skip(usize::try_from(given).map_err(|_| format!("expected a page's length, got {given}"))?)?;
+        if around.len() > GROUPS_MAX || written > most {
+            return Err(format!(
+                "expected at most {GROUPS_MAX} groups inside one another, and names of {most} bytes"
+            ));
+        }
     }
+    Ok(())
+}
+
+/// What a column's pages may still come to, in all the file.
+pub(super) struct Room {
+    /// Bytes when they are unpacked.
+    pub expanded: u64,
+    /// Bytes of values.
+    pub decoded: u64,
+}
+
+impl Room {
+    /// Checks the headers of the pages of a column's chunk, which is so many bytes `from` a place on, of values of `width` bytes.
+    pub fn check_pages(&mut self, bytes: &[u8], from: i64, length: i64, width: u64) -> Result<(), String> {
+        let place = || {
+            let from = usize::try_from(from).ok()?;
+            bytes.get(from..from.checked_add(usize::try_from(length).ok()?)?)
+        };
+        let unfit = || {
+            let n = bytes.len();
+            format!("expected pages inside the {n} bytes, got {length} bytes from byte {from} on")
+        };
+        let mut pages = Cursor(place().ok_or_else(unfit)?);
+        while !pages.0.is_empty() {
+            let [mut expanded, mut given, mut entries, mut values] = [0_i64; 4];
+            pages.fields(PAGE, 0, DEPTH_MAX, &mut |of, id, value| match (of, id) {
+                (0, EXPANDED) => expanded = value,
+                (0, GIVEN) => given = value,
+                (DICTIONARY, N_VALUES) => entries = value,
+                (DATA | DATA_V2, N_VALUES) => values = value,
+                _ => (),
+            })?;
+            // The decoder keeps 32 bits of each.
+            let count = |value: i64| {
+                i32::try_from(value)
+                    .and_then(u32::try_from)
+                    .map_err(|_| format!("expected a count of a page, got {value}"))
+            };
+            let [expanded, given, entries, values] =
+                [count(expanded)?, count(given)?, count(entries)?, count(values)?];
+            if entries > expanded {
+                return Err(format!("expected at most {expanded} values of {expanded} bytes, got {entries}"));
+            }
+            take(&mut self.expanded, expanded.into())?;
+            take(&mut self.decoded, u64::from(values).saturating_mul(width))?;
+            pages.skip(given as usize)?;
+        }
+        Ok(())
+    }
+}
+
+fn take(left: &mut u64, n: u64) -> Result<(), String> {
+    let rest = left.checked_sub(n);
+    *left = rest.ok_or_else(|| format!("expected pages of at most {left} more bytes of values, got {n}"))?;
     Ok(())
 }
 
@@ -198,7 +279,7 @@ impl Cursor<'_> {
             if byte < 0x80 {
                 return Ok(value);
             }
-            shift += 7;
+            shift = (shift + 7) % 64;
         }
     }
 
@@ -214,29 +295,38 @@ impl Cursor<'_> {
         self.skip(usize::try_from(n).unwrap_or(usize::MAX))
     }
 
-    /// The fields of a structure, to its end; `see` is called with integers.
+    /// The place and the type of the next field, behind the one at place `last`, unless the structure ends.
+    fn field(&mut self, last: i16) -> Result<Option<(i16, u8)>, String> {
+        let head = self.byte()?;
+        let (wire, step) = (head & 15, head >> 4);
+        if wire == 0 {
+            return Ok(None);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "as the decoder takes it")]
+        let id = if step == 0 { Some(self.signed()? as i16) } else { last.checked_add(step.into()) };
+        Ok(Some((id.ok_or_else(|| format!("expected a field, got one {step} after {last}"))?, wire)))
+    }
+
+    /// The fields of a structure, which is at place `of` of another, to its end; `see` is called with integers, the structure that
+    /// each is of and its place there.
     fn fields(
         &mut self,
         known: &[(i16, Kind)],
+        of: i16,
         depth: usize,
-        mut see: impl FnMut(i16, i64),
+        see: &mut dyn FnMut(i16, i16, i64),
     ) -> Result<(), String> {
-        let mut id = 0_i16;
-        loop {
-            let head = self.byte()?;
-            let (wire, step) = (head & 15, head >> 4);
-            if wire == 0 {
-                return Ok(());
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "as the decoder takes it")]
-            let next = if step == 0 { Some(self.signed()? as i16) } else { id.checked_add(step.into()) };
-            id = next.ok_or_else(|| format!("expected a field, got one {step} after {id}"))?;
+        let mut id = 0;
+        while let Some((next, wire)) = self.field(id)? {
+            id = next;
             match known.iter().find(|(known, _)| *known == id) {
-                Some((_, Int)) if is_int(wire) => see(id, self.signed()?),
+                Some((_, Int)) if is_int(wire) => see(of, id, self.signed()?),
+                Some((_, Struct(known))) if wire == 12 => self.fields(known, id, depth, see)?,
                 Some((_, kind)) => self.known(kind, wire, depth).map_err(|e| format!("field {id}: {e}"))?,
                 None => self.unknown(wire, depth)?,
             }
         }
+        Ok(())
     }
 
     /// A value whose kind is known, if it is written as such.
@@ -249,7 +339,7 @@ impl Cursor<'_> {
                 let (n, wire) = self.list()?;
                 (0..n).try_for_each(|_| self.known(kind, wire, depth))
             }
-            (Struct(known), 12) => self.fields(known, depth, |_, _| ()),
+            (Struct(known), 12) => self.fields(known, 0, depth, &mut |_, _, _| ()),
             _ => Err(format!("expected another type, got the one of number {wire}")),
         }
     }
@@ -280,7 +370,7 @@ impl Cursor<'_> {
                 }
                 (0..n).try_for_each(|_| wires.iter().try_for_each(|&wire| self.unknown(wire, depth)))
             }
-            12 => self.fields(&[], depth, |_, _| ()),
+            12 => self.fields(&[], 0, depth, &mut |_, _, _| ()),
             13 => self.skip(16),
             _ => Err(format!("expected a type, got number {wire}")),
         }
@@ -313,42 +403,88 @@ mod tests {
     /// 2³¹ − 1 booleans, of which none is there.
     const BOOLEANS: [u8; 6] = [0xf1, 0xff, 0xff, 0xff, 0xff, 0x07];
 
+    /// Enough for whatever these files hold.
+    const MOST: u64 = 1000;
+
     #[test]
     fn lists_of_booleans_are_refused_wherever_they_hide() {
-        // A version; then a field 14 on that nobody knows: a list, a list of lists, a map of booleans.
+        // A version; then a field 15 that nobody knows: a list, a list of lists, a map of booleans.
         let version = [0x15, 2];
-        assert_eq!(check_footer(&file(&[&version[..], &[0]].concat())), Ok(()));
+        assert_eq!(check_footer(&file(&[&version[..], &[0]].concat()), MOST), Ok(()));
         let lists = [&[0xe9][..], &BOOLEANS, &[0]].concat();
         let nested = [&[0xe9, 0x29][..], &BOOLEANS, &BOOLEANS, &[0]].concat();
         let map = [&[0xeb][..], &BOOLEANS[1..], &[0x11, 0]].concat();
         for fields in [&lists, &nested, &map] {
-            let error = check_footer(&file(&[&version[..], fields].concat())).unwrap_err();
+            let error = check_footer(&file(&[&version[..], fields].concat()), MOST).unwrap_err();
             assert_eq!(error, "expected no list of booleans");
         }
         // A name that the decoder would take for a list.
-        let error =
-            check_footer(&file(&[&[0x28, 9, 0x1c, 0xe9][..], &BOOLEANS, &[0, 0]].concat())).unwrap_err();
+        let hidden = [&[0x28, 9, 0x1c, 0xe9][..], &BOOLEANS, &[0, 0]].concat();
+        let error = check_footer(&file(&hidden), MOST).unwrap_err();
         assert_eq!(error, "field 2: expected another type, got the one of number 8");
         // As deep as it goes, and with the end in the middle.
-        assert!(check_footer(&file(&[0xec; 1000])).is_err());
-        assert!(check_footer(&file(&lists[..3])).is_err());
-        assert!(check_footer(b"PAR1").is_err() && check_footer(b"\xff\xff\xff\xffPAR1").is_err());
+        assert!(check_footer(&file(&[0xec; 1000]), MOST).is_err());
+        assert!(check_footer(&file(&lists[..3]), MOST).is_err());
+        assert!(check_footer(b"PAR1", MOST).is_err());
+        assert!(check_footer(b"\xff\xff\xff\xffPAR1", MOST).is_err());
+    }
+
+    /// A schema of elements with these numbers of children.
+    fn schema(children: &[u8]) -> Vec<u8> {
+        assert!(children.iter().all(|&n| n < 64));
+        let mut metadata = vec![0x29, 0xfc, u8::try_from(children.len()).unwrap()];
+        // A name of one letter, and twice the number: 0, −1, 1, −2 …
+        children.iter().for_each(|n| metadata.extend([0x48, 1, b'x', 0x15, 2 * n, 0]));
+        metadata.push(0);
+        file(&metadata)
     }
 
     #[test]
-    fn pages_are_as_long_as_they_say() {
-        // Of type 0, 6 bytes of which 3 are given.
-        let page = [0x15, 0, 0x15, 12, 0x15, 6, 0, 7, 7, 7];
-        let two = [page, page].concat();
-        let n = i64::try_from(two.len()).unwrap();
-        assert_eq!(check_pages(&two, 0, n, 6), Ok(()));
-        for (from, length, most) in
-            [(0, n, 5), (0, n - 1, 6), (0, n + 1, 6), (-1, n, 6), (5, 3, 6), (0, -1, 6)]
-        {
-            assert!(check_pages(&two, from, length, most).is_err(), "{from} {length} {most}");
+    fn groups_hold_what_follows_them() {
+        for children in [&[0][..], &[2, 0, 0], &[2, 1, 0, 0], &[1, 1, 1, 0]] {
+            assert_eq!(check_footer(&schema(children), MOST), Ok(()), "{children:?}");
         }
+        for children in [&[1][..], &[2, 0], &[1, 1, 1], &[1, 0, 60]] {
+            let error = check_footer(&schema(children), MOST).unwrap_err();
+            assert!(error.contains("a group of at most"), "{children:?}: {error}");
+        }
+        let mut deep = [1; 40];
+        deep[39] = 0;
+        let error = check_footer(&schema(&deep), 1 << 20).unwrap_err();
+        assert!(error.contains("at most 32 groups"), "{error}");
+        let mut wide = [0; 60];
+        wide[0] = 59;
+        // Six bytes of each, and those of the group.
+        assert_eq!(check_footer(&schema(&wide), 59 * 12), Ok(()));
+        assert!(check_footer(&schema(&wide), 59 * 12 - 1).is_err());
+    }
+
+    /// Of type 0, so many bytes, of which 3 are given; a header of values.
+    fn page(expanded: u8, header: u8, values: &[u8]) -> Vec<u8> {
+        [&[0x15, 0, 0x15, 2 * expanded, 0x15, 6, header, 0x15][..], values, &[0, 0, 7, 7, 7]].concat()
+    }
+
+    fn check(pages: &[u8], expanded: u64, decoded: u64) -> Result<(), String> {
+        Room { expanded, decoded }.check_pages(pages, 0, i64::try_from(pages.len()).unwrap(), 4)
+    }
+
+    #[test]
+    fn pages_come_to_what_they_may() {
+        // Data of 5 values, in the header of either version, and a dictionary of 5.
+        let (data, second, dictionary) = (page(6, 0x2c, &[10]), page(6, 0x5c, &[10]), page(6, 0x4c, &[10]));
+        let all = [data, second, dictionary].concat();
+        assert_eq!(check(&all, 18, 40), Ok(()));
+        assert!(check(&all, 17, 40).is_err() && check(&all, 18, 39).is_err());
+        let n = i64::try_from(all.len()).unwrap();
+        for (from, length) in [(0, n - 1), (0, n + 1), (-1, n), (5, 3), (0, -1)] {
+            let mut room = Room { expanded: 100, decoded: 100 };
+            assert!(room.check_pages(&all, from, length, 4).is_err(), "{from} {length}");
+        }
+        // More values in a dictionary than bytes; more than 32 bits hold; fewer than none.
+        assert!(check(&page(6, 0x4c, &[14]), MOST, MOST).is_err());
+        assert!(check(&page(6, 0x2c, &[0x80, 0x80, 0x80, 0x80, 0x20]), MOST, u64::MAX).is_err());
+        assert!(check(&page(6, 0x2c, &[1]), MOST, MOST).is_err());
         let hidden = [&[0x15, 0, 0x15, 12, 0x15, 6, 0xe9][..], &BOOLEANS, &[0, 7, 7, 7]].concat();
-        let n = i64::try_from(hidden.len()).unwrap();
-        assert_eq!(check_pages(&hidden, 0, n, 6).unwrap_err(), "expected no list of booleans");
+        assert_eq!(check(&hidden, MOST, MOST).unwrap_err(), "expected no list of booleans");
     }
 }
