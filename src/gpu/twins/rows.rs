@@ -248,7 +248,9 @@ fn reranking_of_integers_is_equal() {
 fn row_scores_of_integers_are_equal() {
     for gpu in gpus() {
         for (dtype, is_l2) in kinds() {
-            for plan in [Plan::QueryMajor, Plan::ClusterMajor] {
+            // Distances by one plan: every kernel more is compiled once more, which takes software a second.
+            let plans = [Plan::QueryMajor, Plan::ClusterMajor];
+            for &plan in &plans[..if is_l2 { 1 } else { 2 }] {
                 for (n, dim, n_queries) in [(1, 1, 1), (70, 24, 8), (300, 37, 9)] {
                     let (rows, ranges, stored) = stored(&gpu, dtype, n, dim, 10);
                     let mut rng = random(11);
