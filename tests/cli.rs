@@ -328,6 +328,12 @@ fn pipes_are_refused_and_text_of_files_is_harmless() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     fails(3, &["not a regular file"], &[&"search", &pipe, &base]);
     fails(5, &["not a regular file"], &[&"search", &index, &pipe]);
+    #[cfg(feature = "hdf5")]
+    {
+        let pipe = folder.path("pipe.hdf5");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        fails(5, &["not a regular file"], &[&"eval", &"--hdf5", &pipe, &"--spec", &"Flat"]);
+    }
 
     let good = fs::read(&index).unwrap();
     let forge = |old: &[u8], new: &[u8]| {
