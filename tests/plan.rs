@@ -91,8 +91,9 @@ struct Case {
 
 /// Every specification, built and planned once.
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
-    static SMALL: LazyLock<Array2<f32>> = LazyLock::new(|| embedded_array("base.i8bin"));
-    static LARGE: LazyLock<Array2<f32>> = LazyLock::new(|| larger(12_000));
+    static SMALL: LazyLock<Array2<f32>> =
+        LazyLock::new(|| embedded_array("base.i8bin").slice_move(ndarray::s![..5000, ..]));
+    static LARGE: LazyLock<Array2<f32>> = LazyLock::new(|| larger(8000));
     let embedded = EMBEDDED.map(|spec| (spec, &*SMALL));
     embedded
         .into_iter()

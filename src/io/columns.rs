@@ -50,7 +50,8 @@ pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Res
     if schema.root_schema().get_fields().len() != reader.schema().fields().len() {
         return Err("expected columns, got a group of none".to_owned());
     }
-    let (mut left, mut room) = (bytes.len(), thrift::Room { expanded: most.saturating_mul(4), decoded: most });
+    let (mut left, mut room) =
+        (bytes.len(), thrift::Room { expanded: most.saturating_mul(4), decoded: most });
     for group in reader.metadata().row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
             if schema.get_column_root_idx(leaf) == at {
