@@ -56,13 +56,10 @@ pub(super) fn read_parquet(path: &Path, column: Option<&str>, kind: Kind) -> Res
         for (leaf, chunk) in group.columns().iter().enumerate() {
             if schema.get_column_root_idx(leaf) == at {
                 let width = match chunk.column_type() {
-                    Type::BOOLEAN | Type::INT32 | Type::FLOAT => 4,
+                    Type::INT32 | Type::FLOAT => 4,
                     Type::INT64 | Type::DOUBLE => 8,
-                    Type::INT96 => 12,
-                    Type::BYTE_ARRAY => 16,
-                    Type::FIXED_LEN_BYTE_ARRAY => {
-                        u64::try_from(chunk.column_descr().type_length()).unwrap_or(0).max(4)
-                    }
+                    Type::FIXED_LEN_BYTE_ARRAY => chunk.column_descr().type_length().unsigned_abs().into(),
+                    other => return Err(format!("expected a column of numbers, got {other}")),
                 };
                 let from = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
                 let length = chunk.compressed_size();

@@ -37,12 +37,13 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
         }
     };
     let dataset = file.dataset(&name).map_err(|e| format!("`{name}`: {e}"))?;
-    let most = most_bytes(std::fs::metadata(path).map_err(|e| e.to_string())?.len());
-    check_size(&dataset, most).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
+    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+    check_size(&dataset, length).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
 }
 
-/// Refuses sizes that the file cannot hold, before memory is asked for them.
-fn check_size(dataset: &Dataset, most: u64) -> Result<(), String> {
+/// Refuses sizes that a file of `length` bytes cannot hold, before memory is asked for them.
+fn check_size(dataset: &Dataset, length: u64) -> Result<(), String> {
+    let most = most_bytes(length);
     let shape = dataset.shape().map_err(|e| e.to_string())?;
     let chunk = dataset.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
     let bytes = match dataset.dtype().map_err(|e| e.to_string())? {
@@ -50,6 +51,12 @@ fn check_size(dataset: &Dataset, most: u64) -> Result<(), String> {
         DType::F32 | DType::I32 | DType::U32 => 4,
         _ => 8,
     };
+    // Some indexes list every chunk that the shape has room for, whether it is there or not.
+    let chunks = shape.iter().zip(&chunk).map(|(size, chunk)| size.div_ceil(*chunk.max(&1)));
+    if chunks.clone().try_fold(1_u64, u64::checked_mul).is_none_or(|n| n > length) {
+        let chunks: Vec<u64> = chunks.collect();
+        return Err(format!("chunks: expected at most {length}, the bytes of the file, got {chunks:?}"));
+    }
     for (what, sizes) in [("shape", shape), ("chunks", chunk)] {
         if sizes
             .iter()

@@ -22,12 +22,26 @@ pub(super) fn is_file(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Checks that everything lies inside the file, and that its compressed buffers come to at most `most` bytes.
-pub(super) fn check(bytes: &[u8], mut most: u64) -> Result<(), String> {
-    if is_file(bytes) { check_file(bytes, &mut most) } else { check_stream(bytes, &mut most) }
+/// What a file's messages may still come to.
+struct Room {
+    /// Bytes of buffers when they are unpacked.
+    expanded: u64,
+    /// Bytes of dictionaries copied, for each part that is added to one copies it whole.
+    copied: u64,
+    /// Bytes of dictionaries so far.
+    dictionaries: u64,
 }
 
-fn check_file(bytes: &[u8], most: &mut u64) -> Result<(), String> {
+/// Copies of dictionaries, by which much less than by unpacking is done, in times of what may be unpacked.
+const COPIES: u64 = 8;
+
+/// Checks that everything lies inside the file, and that its compressed buffers come to at most `most` bytes.
+pub(super) fn check(bytes: &[u8], most: u64) -> Result<(), String> {
+    let mut room = Room { expanded: most, copied: most.saturating_mul(COPIES), dictionaries: 0 };
+    if is_file(bytes) { check_file(bytes, &mut room) } else { check_stream(bytes, &mut room) }
+}
+
+fn check_file(bytes: &[u8], room: &mut Room) -> Result<(), String> {
     // footer, its length, magic
     let ends = bytes.len().checked_sub(MAGIC.len() + 4).ok_or("expected a footer, got the end")?;
     let length = word(bytes, ends)?;
@@ -37,7 +51,7 @@ fn check_file(bytes: &[u8], most: &mut u64) -> Result<(), String> {
     let mut left = bytes.len();
     for blocks in [footer.dictionaries(), footer.recordBatches()].into_iter().flatten() {
         for block in blocks {
-            let length = check_block(bytes, block, most)?;
+            let length = check_block(bytes, block, room)?;
             left = left.checked_sub(length).ok_or("expected blocks that do not overlap")?;
         }
     }
@@ -45,7 +59,7 @@ fn check_file(bytes: &[u8], most: &mut u64) -> Result<(), String> {
 }
 
 /// Checks a block; returns its length.
-fn check_block(bytes: &[u8], block: &Block, most: &mut u64) -> Result<usize, String> {
+fn check_block(bytes: &[u8], block: &Block, room: &mut Room) -> Result<usize, String> {
     let place = || {
         let from = usize::try_from(block.offset()).ok()?;
         let body = from.checked_add(usize::try_from(block.metaDataLength()).ok()?)?;
@@ -62,11 +76,11 @@ fn check_block(bytes: &[u8], block: &Block, most: &mut u64) -> Result<usize, Str
     let starts = if message.starts_with(&CONTINUES) { 4 } else { 0 };
     let length = word(message, starts)?;
     let message = message.get(starts + 4..).and_then(|rest| rest.get(..length)).ok_or_else(unfit)?;
-    check_message(message, body, most)?;
+    check_message(message, body, room)?;
     Ok(whole)
 }
 
-fn check_stream(mut bytes: &[u8], most: &mut u64) -> Result<(), String> {
+fn check_stream(mut bytes: &[u8], room: &mut Room) -> Result<(), String> {
     while !bytes.is_empty() {
         let starts = if bytes.starts_with(&CONTINUES) { 4 } else { 0 };
         let length = word(bytes, starts)?;
@@ -76,14 +90,14 @@ fn check_stream(mut bytes: &[u8], most: &mut u64) -> Result<(), String> {
         let short = || format!("expected a message of {length} bytes, got the end");
         let rest = bytes.get(starts + 4..).ok_or_else(short)?;
         let (message, rest) = rest.split_at_checked(length).ok_or_else(short)?;
-        let body = check_message(message, rest, most)?;
+        let body = check_message(message, rest, room)?;
         bytes = rest.get(body..).ok_or_else(short)?;
     }
     Ok(())
 }
 
 /// Checks a message against the bytes behind it; returns how many are its body.
-fn check_message(message: &[u8], rest: &[u8], most: &mut u64) -> Result<usize, String> {
+fn check_message(message: &[u8], rest: &[u8], room: &mut Room) -> Result<usize, String> {
     let message = root_as_message_with_opts(&OPTIONS, message).map_err(|e| format!("message: {e}"))?;
     let length = message.bodyLength();
     let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
@@ -93,11 +107,19 @@ fn check_message(message: &[u8], rest: &[u8], most: &mut u64) -> Result<usize, S
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
         _ => None,
     };
-    batch.map_or(Ok(()), |batch| check_batch(batch, body, most))?;
+    let Some(batch) = batch else { return Ok(body.len()) };
+    let before = room.expanded;
+    check_batch(batch, body, room)?;
+    if message.header_type() == MessageHeader::DictionaryBatch {
+        let n_bytes = (before - room.expanded).max(body.len() as u64);
+        room.dictionaries = room.dictionaries.saturating_add(n_bytes);
+        let left = room.copied.checked_sub(room.dictionaries);
+        room.copied = left.ok_or("expected fewer parts of dictionaries in a file of this length")?;
+    }
     Ok(body.len())
 }
 
-fn check_batch(batch: RecordBatch<'_>, body: &[u8], most: &mut u64) -> Result<(), String> {
+fn check_batch(batch: RecordBatch<'_>, body: &[u8], room: &mut Room) -> Result<(), String> {
     let lengths = batch.nodes().into_iter().flatten().flat_map(|node| [node.length(), node.null_count()]);
     if let Some(length) = lengths.chain([batch.length()]).find(|&length| length < 0) {
         return Err(format!("expected lengths of 0 or more, got {length}"));
@@ -119,9 +141,12 @@ fn check_batch(batch: RecordBatch<'_>, body: &[u8], most: &mut u64) -> Result<()
                 -1 => length,
                 expanded => expanded,
             };
-            let rest = u64::try_from(expanded).ok().and_then(|expanded| most.checked_sub(expanded));
-            *most = rest.ok_or_else(|| {
-                format!("expected buffers that come to at most {most} more bytes, got {expanded}")
+            let left = room.expanded;
+            let rest = u64::try_from(expanded).ok().and_then(|expanded| left.checked_sub(expanded));
+            room.expanded = rest.ok_or_else(|| {
+                format!(
+                    "expected buffers of at most {left} more bytes in a file of this length, got {expanded}"
+                )
             })?;
         }
     }

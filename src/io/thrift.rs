@@ -106,11 +106,11 @@ const BOX: &[(i16, Kind)] =
 
 /// `PageHeader`.
 const PAGE: &[(i16, Kind)] = &[
-    (1, Int),
+    (PAGE_TYPE, Int),
     (EXPANDED, Int),
     (GIVEN, Int),
     (4, Int),
-    (DATA, Struct(&[(N_VALUES, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
+    (DATA, Struct(&[(N_VALUES, Int), (ENCODING, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
     (6, EMPTY),
     (DICTIONARY, Struct(&[(N_VALUES, Int), (2, Int), (3, Bool)])),
     (
@@ -119,7 +119,7 @@ const PAGE: &[(i16, Kind)] = &[
             (N_VALUES, Int),
             (2, Int),
             (3, Int),
-            (4, Int),
+            (ENCODING_V2, Int),
             (5, Int),
             (6, Int),
             (7, Bool),
@@ -130,6 +130,8 @@ const PAGE: &[(i16, Kind)] = &[
 
 const SCHEMA: i16 = 2;
 const N_CHILDREN: i16 = 5;
+/// 0 of data, 1 of an index, 2 of a dictionary, 3 of data of the second version.
+const PAGE_TYPE: i16 = 1;
 /// Bytes of a page when it is unpacked, and in the file.
 const EXPANDED: i16 = 2;
 const GIVEN: i16 = 3;
@@ -137,6 +139,10 @@ const DATA: i16 = 5;
 const DICTIONARY: i16 = 7;
 const DATA_V2: i16 = 8;
 const N_VALUES: i16 = 1;
+const ENCODING: i16 = 2;
+const ENCODING_V2: i16 = 4;
+/// Counts of this encoding stand among the values.
+const DELTA_BYTE_ARRAY: i64 = 7;
 
 /// Structures and lists inside one another, which the decoder does not know.
 const DEPTH_MAX: usize = 64;
@@ -210,7 +216,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Checks the headers of the pages of a column's chunk, which is so many bytes `from` a place on, of values of `width` bytes.
+    /// Checks the headers of the pages of a column's chunk, which is so many bytes `from` a place on, of numbers of `width` bytes.
     pub fn check_pages(&mut self, bytes: &[u8], from: i64, length: i64, width: u64) -> Result<(), String> {
         let place = || {
             let from = usize::try_from(from).ok()?;
@@ -222,27 +228,39 @@ impl Room {
         };
         let mut pages = Cursor(place().ok_or_else(unfit)?);
         while !pages.0.is_empty() {
-            let [mut expanded, mut given, mut entries, mut values] = [0_i64; 4];
+            let [mut kind, mut expanded, mut given, mut entries, mut first, mut second] = [0_i64; 6];
+            let mut encodings = [0_i64; 2];
             pages.fields(PAGE, 0, DEPTH_MAX, &mut |of, id, value| match (of, id) {
+                (0, PAGE_TYPE) => kind = value,
                 (0, EXPANDED) => expanded = value,
                 (0, GIVEN) => given = value,
                 (DICTIONARY, N_VALUES) => entries = value,
-                (DATA | DATA_V2, N_VALUES) => values = value,
+                (DATA, N_VALUES) => first = value,
+                (DATA_V2, N_VALUES) => second = value,
+                (DATA, ENCODING) => encodings[0] = value,
+                (DATA_V2, ENCODING_V2) => encodings[1] = value,
                 _ => (),
             })?;
+            // The decoder steps over the header of an index alone, and takes what follows for the next one.
+            if ![0, 2, 3].contains(&kind) {
+                return Err(format!("expected pages of data or of a dictionary, got one of type {kind}"));
+            }
+            if encodings.contains(&DELTA_BYTE_ARRAY) {
+                return Err("expected numbers in another encoding than DELTA_BYTE_ARRAY".to_owned());
+            }
             // The decoder keeps 32 bits of each.
             let count = |value: i64| {
                 i32::try_from(value)
                     .and_then(u32::try_from)
                     .map_err(|_| format!("expected a count of a page, got {value}"))
             };
-            let [expanded, given, entries, values] =
-                [count(expanded)?, count(given)?, count(entries)?, count(values)?];
-            if entries > expanded {
-                return Err(format!("expected at most {expanded} values of {expanded} bytes, got {entries}"));
+            let [expanded, given, entries] = [count(expanded)?, count(given)?, count(entries)?];
+            let values = u64::from(count(first)?).saturating_add(count(second)?.into());
+            if u64::from(entries).saturating_mul(width) > expanded.into() {
+                return Err(format!("expected a dictionary inside {expanded} bytes, got {entries} values"));
             }
             take(&mut self.expanded, expanded.into())?;
-            take(&mut self.decoded, u64::from(values).saturating_mul(width))?;
+            take(&mut self.decoded, values.saturating_mul(width.max(4)))?;
             pages.skip(given as usize)?;
         }
         Ok(())
@@ -251,7 +269,9 @@ impl Room {
 
 fn take(left: &mut u64, n: u64) -> Result<(), String> {
     let rest = left.checked_sub(n);
-    *left = rest.ok_or_else(|| format!("expected pages of at most {left} more bytes of values, got {n}"))?;
+    *left = rest.ok_or_else(|| {
+        format!("expected pages of at most {left} more bytes of values in a file of this length, got {n}")
+    })?;
     Ok(())
 }
 
@@ -459,9 +479,9 @@ mod tests {
         assert!(check_footer(&schema(&wide), 59 * 12 - 1).is_err());
     }
 
-    /// Of type 0, so many bytes, of which 3 are given; a header of values.
-    fn page(expanded: u8, header: u8, values: &[u8]) -> Vec<u8> {
-        [&[0x15, 0, 0x15, 2 * expanded, 0x15, 6, header, 0x15][..], values, &[0, 0, 7, 7, 7]].concat()
+    /// Of so many bytes, of which 3 are given; a header of values.
+    fn page(kind: u8, expanded: u8, header: u8, values: &[u8]) -> Vec<u8> {
+        [&[0x15, 2 * kind, 0x15, 2 * expanded, 0x15, 6, header, 0x15][..], values, &[0, 0, 7, 7, 7]].concat()
     }
 
     fn check(pages: &[u8], expanded: u64, decoded: u64) -> Result<(), String> {
@@ -471,19 +491,26 @@ mod tests {
     #[test]
     fn pages_come_to_what_they_may() {
         // Data of 5 values, in the header of either version, and a dictionary of 5.
-        let (data, second, dictionary) = (page(6, 0x2c, &[10]), page(6, 0x5c, &[10]), page(6, 0x4c, &[10]));
-        let all = [data, second, dictionary].concat();
-        assert_eq!(check(&all, 18, 40), Ok(()));
-        assert!(check(&all, 17, 40).is_err() && check(&all, 18, 39).is_err());
+        let data = page(0, 20, 0x2c, &[10]);
+        let all = [data.clone(), page(3, 20, 0x5c, &[10]), page(2, 20, 0x4c, &[10])].concat();
+        assert_eq!(check(&all, 60, 40), Ok(()));
+        assert!(check(&all, 59, 40).is_err() && check(&all, 60, 39).is_err());
+        // Both headers in one page count.
+        let both = [&data[..data.len() - 4], &[0x3c, 0x15, 10, 0, 0, 7, 7, 7]].concat();
+        assert_eq!(check(&both, 20, 40), Ok(()));
+        assert!(check(&both, 20, 39).is_err());
         let n = i64::try_from(all.len()).unwrap();
         for (from, length) in [(0, n - 1), (0, n + 1), (-1, n), (5, 3), (0, -1)] {
             let mut room = Room { expanded: 100, decoded: 100 };
             assert!(room.check_pages(&all, from, length, 4).is_err(), "{from} {length}");
         }
-        // More values in a dictionary than bytes; more than 32 bits hold; fewer than none.
-        assert!(check(&page(6, 0x4c, &[14]), MOST, MOST).is_err());
-        assert!(check(&page(6, 0x2c, &[0x80, 0x80, 0x80, 0x80, 0x20]), MOST, u64::MAX).is_err());
-        assert!(check(&page(6, 0x2c, &[1]), MOST, MOST).is_err());
+        // More values in a dictionary than it has bytes for; more than 32 bits hold; fewer than none; an index; counts among values.
+        assert!(check(&page(2, 20, 0x4c, &[12]), MOST, MOST).is_err());
+        assert!(check(&page(0, 6, 0x2c, &[0x80, 0x80, 0x80, 0x80, 0x20]), MOST, u64::MAX).is_err());
+        assert!(check(&page(0, 6, 0x2c, &[1]), MOST, MOST).is_err());
+        assert!(check(&page(1, 6, 0x2c, &[10]), MOST, MOST).is_err());
+        let error = check(&page(0, 6, 0x2c, &[10, 0x15, 14]), MOST, MOST).unwrap_err();
+        assert!(error.contains("DELTA_BYTE_ARRAY"), "{error}");
         let hidden = [&[0x15, 0, 0x15, 12, 0x15, 6, 0xe9][..], &BOOLEANS, &[0, 7, 7, 7]].concat();
         assert_eq!(check(&hidden, MOST, MOST).unwrap_err(), "expected no list of booleans");
     }
