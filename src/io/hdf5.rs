@@ -3,9 +3,14 @@
 //! Files of ann-benchmarks and VIBE hold `train`, `test`, `neighbors` and `distances`, and the metric as the attribute
 //! `distance` of the file.
 
-use std::{fs::File, io::Write, path::Path};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use hdf5_pure::{DType, Dataset, FileBuilder};
+use hdf5_pure::{DType, Dataset, FileBuilder, FormatError, ReadSeekSource, Source};
 
 use super::table::{Element, Held, Kind, most_bytes};
 use crate::metric::Metric;
@@ -13,8 +18,48 @@ use crate::metric::Metric;
 /// Name of the dataset written.
 const DATASET: &str = "vectors";
 
+/// A file of which only so much is read in all: nodes of its trees may share their children, and chunks their bytes, so that a few
+/// kilobytes take for ever to follow.
+struct Bounded {
+    file: ReadSeekSource<File>,
+    left: AtomicU64,
+}
+
+impl Bounded {
+    /// Reads count as this many bytes more.
+    const READ: u64 = 16;
+
+    /// Headers are read several times, trees twice, values once.
+    fn new(file: ReadSeekSource<File>) -> Self {
+        let left = AtomicU64::new(file.len().saturating_mul(4).max(1 << 24));
+        Self { file, left }
+    }
+}
+
+impl Source for Bounded {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), FormatError> {
+        let cost = bytes.len() as u64 + Self::READ;
+        self.left
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(cost))
+            .map_err(|_| FormatError::Source("the same bytes are pointed at again and again".to_owned()))?;
+        self.file.read_at(offset, bytes)?;
+        // Datatypes nest, which takes stack ([`guarded`](super::table::guarded)): in an object's header 8 000 times at most, but
+        // messages that objects share may be of any length.
+        if bytes.starts_with(b"SMTB") {
+            return Err(FormatError::Source("expected no table of shared messages, got one".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 fn open(path: &Path) -> Result<hdf5_pure::File, String> {
-    hdf5_pure::File::open_streaming(path).map_err(|e| e.to_string())
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let source = ReadSeekSource::new(file).map_err(|e| e.to_string())?;
+    hdf5_pure::File::from_source(Bounded::new(source)).map_err(|e| e.to_string())
 }
 
 /// Reads a dataset of one or two dimensions.
@@ -57,14 +102,23 @@ fn check_size(dataset: &Dataset, length: u64) -> Result<(), String> {
         let chunks: Vec<u64> = chunks.collect();
         return Err(format!("chunks: expected at most {length}, the bytes of the file, got {chunks:?}"));
     }
-    for (what, sizes) in [("shape", shape), ("chunks", chunk)] {
+    let stored = if dataset.is_chunked() { dataset.chunks().map_err(|e| e.to_string())? } else { Vec::new() };
+    if stored
+        .iter()
+        .try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.storage_size))
+        .is_none_or(|n| n > length)
+    {
+        return Err(format!("chunks: expected at most {length} bytes, those of the file, got more"));
+    }
+    // A chunk of a few bytes may stand for a whole one.
+    for (what, n, sizes) in [("shape", 1, shape), ("chunks", stored.len() as u64, chunk)] {
         if sizes
             .iter()
-            .try_fold(bytes, |product: u64, &size| product.checked_mul(size))
+            .try_fold(bytes * n, |product: u64, &size| product.checked_mul(size))
             .is_none_or(|n| n > most)
         {
             return Err(format!(
-                "{what}: expected at most {most} bytes of values in a file of this length, got {sizes:?}"
+                "{what}: expected at most {most} bytes of values in a file of this length, got {n} × {sizes:?}"
             ));
         }
     }
@@ -96,7 +150,10 @@ fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
         DType::U32 => bytes!(Element::U32, read_u32),
         DType::I64 => bytes!(Element::I64, read_i64),
         DType::U64 => bytes!(Element::U64, read_u64),
-        other => return Err(format!("expected numbers of 8 to 64 bits, got {other}")),
+        other => {
+            let name: String = other.to_string().chars().take(40).collect();
+            return Err(format!("expected numbers of 8 to 64 bits, got {name}"));
+        }
     };
     let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes()));
     if need != Some(bytes.len()) {
