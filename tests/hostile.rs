@@ -16,6 +16,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+#[cfg(feature = "hdf5")]
+use nearfield::io::hdf5_metric;
 use nearfield::io::{VectorFile, read_ids};
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -79,6 +81,26 @@ fn what_failed_once_fails_no_more() {
         for path in folder(&format!("fuzz/regressions/{target}")) {
             eprintln!("{}", path.display());
             run(&fs::read(path).unwrap());
+        }
+    }
+}
+
+/// HDF5 files that lie, of which some were read as other values than they hold.
+#[test]
+#[cfg(feature = "hdf5")]
+fn datasets_that_lie_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("lies.h5");
+    for path in folder("fuzz/regressions/vectors") {
+        let name = path.file_name().unwrap().to_string_lossy();
+        if name.starts_with("hdf5-") {
+            fs::write(&file, &fs::read(&path).unwrap()[2..]).unwrap();
+            let is_read = if name == "hdf5-attribute-types" {
+                hdf5_metric(&file).is_ok()
+            } else {
+                VectorFile::open(&file).is_ok()
+            };
+            assert!(!is_read, "{name}");
         }
     }
 }

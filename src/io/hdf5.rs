@@ -3,63 +3,26 @@
 //! Files of ann-benchmarks and VIBE hold `train`, `test`, `neighbors` and `distances`, and the metric as the attribute
 //! `distance` of the file.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+use std::{fs::File, io::Write, path::Path};
+
+use hdf5_pure::{
+    Chunk, ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, FileBuilder, FloatingPointLayout,
 };
 
-use hdf5_pure::{DType, Dataset, FileBuilder, FormatError, ReadSeekSource, Source};
-
-use super::table::{Element, Held, Kind, most_bytes};
+use super::{
+    objects::Objects,
+    table::{Element, Held, Kind, most_bytes},
+};
 use crate::metric::Metric;
 
 /// Name of the dataset written.
 const DATASET: &str = "vectors";
 
-/// A file of which only so much is read in all: nodes of its trees may share their children, and chunks their bytes, so that a few
-/// kilobytes take for ever to follow.
-struct Bounded {
-    file: ReadSeekSource<File>,
-    left: AtomicU64,
-}
-
-impl Bounded {
-    /// Reads count as this many bytes more.
-    const READ: u64 = 16;
-
-    /// Headers are read several times, trees twice, values once.
-    fn new(file: ReadSeekSource<File>) -> Self {
-        let left = AtomicU64::new(file.len().saturating_mul(4).max(1 << 24));
-        Self { file, left }
-    }
-}
-
-impl Source for Bounded {
-    fn len(&self) -> u64 {
-        self.file.len()
-    }
-
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), FormatError> {
-        let cost = bytes.len() as u64 + Self::READ;
-        self.left
-            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(cost))
-            .map_err(|_| FormatError::Source("the same bytes are pointed at again and again".to_owned()))?;
-        self.file.read_at(offset, bytes)?;
-        // Datatypes nest, which takes stack ([`guarded`](super::table::guarded)): in an object's header 8 000 times at most, but
-        // messages that objects share may be of any length.
-        if bytes.starts_with(b"SMTB") {
-            return Err(FormatError::Source("expected no table of shared messages, got one".to_owned()));
-        }
-        Ok(())
-    }
-}
-
 fn open(path: &Path) -> Result<hdf5_pure::File, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    let source = ReadSeekSource::new(file).map_err(|e| e.to_string())?;
-    hdf5_pure::File::from_source(Bounded::new(source)).map_err(|e| e.to_string())
+    let objects = File::open(path)
+        .map_err(|e| e.to_string())
+        .and_then(|file| Objects::new(file).map_err(|e| e.to_string()))?;
+    hdf5_pure::File::from_source(objects).map_err(|e| e.to_string())
 }
 
 /// Reads a dataset of one or two dimensions.
@@ -83,46 +46,102 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
     };
     let dataset = file.dataset(&name).map_err(|e| format!("`{name}`: {e}"))?;
     let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    check_size(&dataset, length).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
+    check(&dataset, length).and_then(|()| held(&dataset, kind)).map_err(|e| format!("`{name}`: {e}"))
 }
 
-/// Refuses sizes that a file of `length` bytes cannot hold, before memory is asked for them.
-fn check_size(dataset: &Dataset, length: u64) -> Result<(), String> {
+/// Filters of chunks that are read, once each: deflate, shuffle, fletcher32 and LZF. Others make of a few bytes what they say.
+const FILTERS: [u16; 4] = [1, 2, 3, 32000];
+
+/// Refuses what cannot be read, and sizes that a file of `length` bytes cannot hold, before memory is asked for them.
+fn check(dataset: &Dataset, length: u64) -> Result<(), String> {
     let most = most_bytes(length);
     let shape = dataset.shape().map_err(|e| e.to_string())?;
-    let chunk = dataset.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
-    let bytes = match dataset.dtype().map_err(|e| e.to_string())? {
-        DType::I8 | DType::U8 => 1,
-        DType::F32 | DType::I32 | DType::U32 => 4,
-        _ => 8,
+    if !(1..=2).contains(&shape.len()) {
+        return Err(format!("expected one or two dimensions, got shape {shape:?}"));
+    }
+    let bytes = bytes_of(&dataset.datatype().map_err(|e| e.to_string())?)?;
+    let bytes_in = |what: &str, sizes: &[u64]| {
+        let product = sizes.iter().try_fold(bytes, |product: u64, &size| product.checked_mul(size));
+        product.filter(|&bytes| bytes <= most).ok_or_else(|| {
+            format!("{what}: expected at most {most} bytes of values in a file of this length, got {sizes:?}")
+        })
     };
-    // Some indexes list every chunk that the shape has room for, whether it is there or not.
-    let chunks = shape.iter().zip(&chunk).map(|(size, chunk)| size.div_ceil(*chunk.max(&1)));
-    if chunks.clone().try_fold(1_u64, u64::checked_mul).is_none_or(|n| n > length) {
-        let chunks: Vec<u64> = chunks.collect();
-        return Err(format!("chunks: expected at most {length}, the bytes of the file, got {chunks:?}"));
+    bytes_in("shape", &shape)?;
+    let Some(chunk) = dataset.chunk_shape().map_err(|e| e.to_string())? else { return Ok(()) };
+    if chunk.len() != shape.len() || chunk.contains(&0) {
+        return Err(format!("chunks: expected parts of shape {shape:?}, got {chunk:?}"));
     }
-    let stored = if dataset.is_chunked() { dataset.chunks().map_err(|e| e.to_string())? } else { Vec::new() };
-    if stored
-        .iter()
-        .try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.storage_size))
-        .is_none_or(|n| n > length)
-    {
-        return Err(format!("chunks: expected at most {length} bytes, those of the file, got more"));
+    let chunk_bytes = bytes_in("chunks", &chunk)?;
+    let filters = dataset.filters();
+    let mut known = filters.clone();
+    known.sort_unstable();
+    known.dedup();
+    known.retain(|id| FILTERS.contains(id));
+    if known.len() < filters.len() {
+        return Err(format!("filters: expected some of {FILTERS:?}, each once at most, got {filters:?}"));
     }
-    // A chunk of a few bytes may stand for a whole one.
-    for (what, n, sizes) in [("shape", 1, shape), ("chunks", stored.len() as u64, chunk)] {
-        if sizes
-            .iter()
-            .try_fold(bytes * n, |product: u64, &size| product.checked_mul(size))
-            .is_none_or(|n| n > most)
+    // Other indexes list every chunk that the shape has room for, whether it is there or not.
+    if dataset.chunk_index().map_err(|e| e.to_string())? != Some(ChunkIndex::BTreeV1) {
+        let sizes: Vec<u64> = shape.iter().zip(&chunk).map(|(size, chunk)| size.div_ceil(*chunk)).collect();
+        if sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(size)).is_none_or(|n| n > length)
         {
-            return Err(format!(
-                "{what}: expected at most {most} bytes of values in a file of this length, got {n} × {sizes:?}"
-            ));
+            return Err(format!("chunks: expected at most {length}, the bytes of the file, got {sizes:?}"));
         }
     }
+    let mut chunks = dataset.chunks().map_err(|e| e.to_string())?;
+    check_chunks(&mut chunks, &shape, &chunk, filters.is_empty().then_some(chunk_bytes))?;
+    // A chunk of a few bytes may stand for a whole one.
+    bytes_in("chunks", &[chunks.len() as u64, chunk_bytes / bytes])?;
+    let stored = chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.storage_size));
+    if stored.is_none_or(|stored| stored > length) {
+        return Err(format!("chunks: expected at most {length} bytes, those of the file, got more"));
+    }
     Ok(())
+}
+
+/// Checks that chunks lie where chunks do, no two at one place, and have the bytes that are expected of each.
+fn check_chunks(
+    chunks: &mut Vec<Chunk>,
+    shape: &[u64],
+    size: &[u64],
+    bytes: Option<u64>,
+) -> Result<(), String> {
+    for chunk in &*chunks {
+        let mut places = chunk.offset.iter().zip(shape.iter().zip(size));
+        if !places.all(|(&at, (&end, &size))| at < end && at % size == 0) {
+            return Err(format!("chunks: expected places of {size:?} in {shape:?}, got {:?}", chunk.offset));
+        }
+        if bytes.is_some_and(|bytes| bytes != chunk.storage_size) {
+            return Err(format!("chunks: expected {size:?} values each, got {} bytes", chunk.storage_size));
+        }
+    }
+    let n = chunks.len();
+    chunks.sort_unstable_by(|a, b| a.offset.cmp(&b.offset));
+    chunks.dedup_by(|a, b| a.offset == b.offset);
+    if chunks.len() < n {
+        return Err(format!("chunks: expected places of {size:?}, got {n} of {}", chunks.len()));
+    }
+    Ok(())
+}
+
+/// Bytes of a value, whose bits must be those of such numbers.
+fn bytes_of(datatype: &Datatype) -> Result<u64, String> {
+    let bytes = match datatype {
+        Datatype::FixedPoint { size, layout, .. } => {
+            let ends = u32::from(layout.bit_offset) + u32::from(layout.bit_precision);
+            (layout.bit_precision > 0 && ends.div_ceil(8) <= *size).then_some(*size)
+        }
+        Datatype::FloatingPoint { size, byte_order, layout } => {
+            let standard = match size {
+                4 => Some(&FloatingPointLayout::IEEE754_BINARY32),
+                8 => Some(&FloatingPointLayout::IEEE754_BINARY64),
+                _ => None,
+            };
+            (standard == Some(layout) && *byte_order != DatatypeByteOrder::Vax).then_some(*size)
+        }
+        _ => None,
+    };
+    bytes.map(u64::from).ok_or_else(|| format!("expected integers, or floats of IEEE 754, got {datatype:?}"))
 }
 
 fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
@@ -150,10 +169,7 @@ fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
         DType::U32 => bytes!(Element::U32, read_u32),
         DType::I64 => bytes!(Element::I64, read_i64),
         DType::U64 => bytes!(Element::U64, read_u64),
-        other => {
-            let name: String = other.to_string().chars().take(40).collect();
-            return Err(format!("expected numbers of 8 to 64 bits, got {name}"));
-        }
+        other => return Err(format!("expected numbers of 8, 32 or 64 bits, got {other}")),
     };
     let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes()));
     if need != Some(bytes.len()) {

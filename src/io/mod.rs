@@ -13,7 +13,8 @@
 //! i8 or i32, ids integers of 32 or 64 bits. The files above the line of features are mapped, and rows converted to f32 as
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
 //! is open. The others are read into memory. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
-//! unpacks without a bound.
+//! unpacks without a bound. Chunks of HDF5 may be filtered by deflate, shuffle, fletcher32 and LZF; what HDF5 2.0 writes in its newest
+//! version is not read (h5py: `libver="v110"`).
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice))]
 
@@ -25,6 +26,8 @@ mod hdf5;
 #[cfg(feature = "arrow")]
 mod messages;
 mod npy;
+#[cfg(feature = "hdf5")]
+mod objects;
 mod table;
 mod tensors;
 #[cfg(feature = "arrow")]
