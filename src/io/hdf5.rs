@@ -50,7 +50,8 @@ pub(super) fn read(path: &Path, name: Option<&str>, kind: Kind) -> Result<Held, 
 }
 
 /// Filters of chunks that are read, once each: deflate, shuffle, fletcher32 and LZF. Others make of a few bytes what they say.
-const FILTERS: [u16; 4] = [1, 2, 3, 32000];
+const FILTERS: [u16; 4] = [1, SHUFFLE, 3, 32000];
+const SHUFFLE: u16 = 2;
 
 /// Refuses what cannot be read, and sizes that a file of `length` bytes cannot hold, before memory is asked for them.
 fn check(dataset: &Dataset, length: u64) -> Result<(), String> {
@@ -72,7 +73,13 @@ fn check(dataset: &Dataset, length: u64) -> Result<(), String> {
         return Err(format!("chunks: expected parts of shape {shape:?}, got {chunk:?}"));
     }
     let chunk_bytes = bytes_in("chunks", &chunk)?;
-    let filters = dataset.filters();
+    let pipeline = dataset.filter_pipeline();
+    if pipeline.iter().any(|filter| {
+        filter.id == SHUFFLE && filter.client_data.first().copied().map(u64::from) != Some(bytes)
+    }) {
+        return Err(format!("shuffle: expected values of {bytes} bytes"));
+    }
+    let filters: Vec<u16> = pipeline.iter().map(|filter| filter.id).collect();
     let mut known = filters.clone();
     known.sort_unstable();
     known.dedup();
@@ -184,8 +191,7 @@ pub(super) fn metric(path: &Path) -> Result<Metric, String> {
     let distance = attributes.get("distance");
     let distance =
         distance.ok_or("expected an attribute `distance`, as ann-benchmarks writes it, got none")?;
-    let text =
-        distance.as_str().ok_or_else(|| format!("attribute `distance`: expected text, got {distance:?}"))?;
+    let text = distance.as_str().ok_or("attribute `distance`: expected text, got something else")?;
     match text {
         "euclidean" | "l2" => Ok(Metric::L2),
         "angular" | "cosine" => Ok(Metric::Cosine),
