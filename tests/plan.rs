@@ -40,6 +40,11 @@ fn larger(n: usize) -> Array2<f32> {
     made(n, 96, 5)
 }
 
+/// A few steps make a file as large as many do.
+fn few_steps() -> Training {
+    Training { steps: 3, ..Default::default() }
+}
+
 fn plan(spec: &str, base: impl Vectors) -> Plan {
     Index::builder(spec.parse().unwrap()).metric(Metric::Ip).plan(base).unwrap()
 }
@@ -92,16 +97,14 @@ struct Case {
 /// Every specification, built and planned once.
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     static SMALL: LazyLock<Array2<f32>> =
-        LazyLock::new(|| embedded_array("base.i8bin").slice_move(ndarray::s![..5000, ..]));
-    static LARGE: LazyLock<Array2<f32>> = LazyLock::new(|| larger(8000));
+        LazyLock::new(|| embedded_array("base.i8bin").slice_move(ndarray::s![..2500, ..]));
+    static LARGE: LazyLock<Array2<f32>> = LazyLock::new(|| larger(4000));
     let embedded = EMBEDDED.map(|spec| (spec, &*SMALL));
     embedded
         .into_iter()
         .chain(MADE.map(|spec| (spec, &*LARGE)))
         .map(|(spec, base)| {
-            // A few steps make a file as large as many do.
-            let training = Training { steps: 3, ..Default::default() };
-            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).training(training);
+            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).training(few_steps());
             let index = builder.build(base.view()).unwrap();
             Case { base, index, plan: plan(spec, base.view()) }
         })
@@ -126,7 +129,8 @@ fn files_are_as_large_as_planned() {
 fn files_of_networks_are_as_large_as_planned() {
     let _turn = alone();
     let few = made(1200, 96, 6);
-    let index = Index::builder(LISTED.parse().unwrap()).metric(Metric::Ip).build(few.view()).unwrap();
+    let builder = Index::builder(LISTED.parse().unwrap()).metric(Metric::Ip).training(few_steps());
+    let index = builder.build(few.view()).unwrap();
     assert_as_large(&index, &plan(LISTED, few.view()));
 }
 

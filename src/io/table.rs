@@ -261,19 +261,13 @@ pub(super) fn regular_file(path: &Path) -> std::io::Result<()> {
     Err(std::io::Error::other("it is not a regular file"))
 }
 
-/// What a format's crate reads; where it panics over a damaged file, an error. In a thread of its own, whose stack suffices for what is
-/// nested.
+/// What a format's crate reads; where it panics over a damaged file, an error.
 #[cfg(any(feature = "arrow", feature = "hdf5"))]
-pub(super) fn guarded<T: Send>(read: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-    const STACK: usize = 16 << 20;
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn_scoped(scope, read)
-            .map_err(|e| format!("cannot start a thread that reads it: {e}"))?
-            .join()
-            .unwrap_or_else(|_| Err("expected a sound file, got one that its reader fails on".to_owned()))
-    })
+pub(super) fn guarded<T>(
+    read: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe,
+) -> Result<T, String> {
+    std::panic::catch_unwind(read)
+        .unwrap_or_else(|_| Err("expected a sound file, got one that its reader fails on".to_owned()))
 }
 
 /// Why a format is not read.
