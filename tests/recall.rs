@@ -50,7 +50,7 @@ fn recall_floors() {
         };
         let truth = eval::exact(&base.view(), &queries.view(), metric, 10, &|_, _| ()).unwrap();
         // Every specification under one metric, some under the others.
-        let every = if metric == Metric::Cosine { 1 } else { 4 };
+        let every = if metric == Metric::Cosine { 1 } else { 8 };
         for (spec, n_probe, n_rerank, floor) in cases.into_iter().step_by(every) {
             let index =
                 Index::builder(spec.parse().unwrap()).metric(metric).seed(7).build(base.view()).unwrap();
