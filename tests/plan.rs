@@ -40,11 +40,6 @@ fn larger(n: usize) -> Array2<f32> {
     made(n, 96, 5)
 }
 
-/// A few steps make a file as large as many do.
-fn few_steps() -> Training {
-    Training { steps: 3, ..Default::default() }
-}
-
 fn plan(spec: &str, base: impl Vectors) -> Plan {
     Index::builder(spec.parse().unwrap()).metric(Metric::Ip).plan(base).unwrap()
 }
@@ -104,7 +99,9 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         .into_iter()
         .chain(MADE.map(|spec| (spec, &*LARGE)))
         .map(|(spec, base)| {
-            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).training(few_steps());
+            // A few steps make a file as large as many do.
+            let training = Training { steps: 3, ..Default::default() };
+            let builder = Index::builder(spec.parse().unwrap()).metric(Metric::Ip).training(training);
             let index = builder.build(base.view()).unwrap();
             Case { base, index, plan: plan(spec, base.view()) }
         })
@@ -129,8 +126,7 @@ fn files_are_as_large_as_planned() {
 fn files_of_networks_are_as_large_as_planned() {
     let _turn = alone();
     let few = made(1200, 96, 6);
-    let builder = Index::builder(LISTED.parse().unwrap()).metric(Metric::Ip).training(few_steps());
-    let index = builder.build(few.view()).unwrap();
+    let index = Index::builder(LISTED.parse().unwrap()).metric(Metric::Ip).build(few.view()).unwrap();
     assert_as_large(&index, &plan(LISTED, few.view()));
 }
 
