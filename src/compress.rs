@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::{
     build::{BuildError, IndexBuilder},
     format::{Image, OpenError, SaveError, write_atomically},
+    frame::Frame,
     index::Index,
     metric::Metric,
     spec::TransformSpec,
@@ -60,8 +61,9 @@ impl IndexBuilder<'_> {
     pub fn compressor(self, base: impl Vectors) -> Result<Compressor, BuildError> {
         let (contents, _) = self.check(&base)?;
         let spec = contents.spec.transform.ok_or(BuildError::NoTransform)?;
-        let trained = self.find(spec, &base)?;
-        Ok(Compressor { trained, spec, metric: contents.metric })
+        let frame = Frame::plain(contents.frame.metric());
+        let trained = self.find(spec, &base, &frame)?;
+        Ok(Compressor { trained, spec, metric: frame.metric() })
     }
 }
 
@@ -70,7 +72,7 @@ impl Compressor {
     #[must_use]
     pub fn of_index(index: &Index) -> Option<Self> {
         let model = index.model();
-        let (spec, metric, d) = (model.spec.transform?, model.metric, model.dim);
+        let (spec, metric, d) = (model.spec.transform?, model.frame.metric(), model.dim);
         let transform = Transform::open(&model.image, spec, metric, d, model.spec.scored_dims(d)).ok()?;
         Some(Self { trained: Trained::new(model.image.clone(), transform), spec, metric })
     }

@@ -240,13 +240,13 @@ impl<'a> Recall<'a> {
         if let Some(base) = self.base {
             let mut row = vec![0.0; base.dim()];
             base.read(usize::try_from(id).ok()?, &mut row);
-            if model.metric.normalises() {
+            if model.frame.metric().normalises() {
                 kmeans::normalise(&mut row);
             }
-            return Some(exact_score(model.metric, q, &row));
+            return Some(exact_score(model.frame.metric(), q, &row));
         }
         let rows = self.stored_rows().filter(|rows| rows.is_exact())?;
-        Some(exact_score(model.metric, q, &rows.decode(*self.points.get(&id)? as usize)))
+        Some(exact_score(model.frame.metric(), q, &model.given_row(rows, *self.points.get(&id)? as usize)))
     }
 
     /// Rows of the index by point, exact or rounded.
@@ -272,14 +272,18 @@ impl<'a> Recall<'a> {
         let score = |q: &[f32], id: u64| {
             self.exact_score(q, id).or_else(|| {
                 let rows = self.stored_rows()?;
-                Some(exact_score(model.metric, q, &rows.decode(*self.points.get(&id)? as usize)))
+                Some(exact_score(
+                    model.frame.metric(),
+                    q,
+                    &model.given_row(rows, *self.points.get(&id)? as usize),
+                ))
             })
         };
         let n = self.truth.nrows().min(100);
         let mut q = vec![0.0; model.dim];
         let is_unordered = |query: usize| {
             self.queries.read(query, &mut q);
-            if model.metric.normalises() {
+            if model.frame.metric().normalises() {
                 kmeans::normalise(&mut q);
             }
             let ids = self.truth.row(query);
@@ -322,7 +326,7 @@ impl<'a> Recall<'a> {
                 if !right && id != NO_ID {
                     let last = last.get_or_insert_with(|| {
                         self.queries.read(query, &mut q);
-                        if model.metric.normalises() {
+                        if model.frame.metric().normalises() {
                             kmeans::normalise(&mut q);
                         }
                         self.exact_score(&q, truth[depth - 1])

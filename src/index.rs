@@ -7,6 +7,7 @@ use crate::{
     codes::PqShape,
     device::{Device, DeviceError},
     format::{Image, OpenError, SaveError},
+    frame::Frame,
     lists::{ListSizes, Lists},
     metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
@@ -47,7 +48,7 @@ pub struct Index {
 pub(crate) struct Model {
     pub image: Arc<Image>,
     pub spec: IndexSpec,
-    pub metric: Metric,
+    pub frame: Frame,
     pub n: usize,
     pub dim: usize,
     pub seed: u64,
@@ -56,6 +57,26 @@ pub(crate) struct Model {
     pub router: Option<Router>,
     pub scorer: Scorer,
     pub refine: Option<RowStore>,
+}
+
+impl Model {
+    /// Whether results are scored on stored rows: those of `Refine`, or untransformed ones of a scorer. Else they are scores of the
+    /// stages.
+    pub fn scores_rows(&self) -> bool {
+        self.refine.is_some() || (self.transform.is_none() && matches!(self.scorer, Scorer::Rows(_)))
+    }
+
+    /// The metric that a scorer's own rows are scored by.
+    pub fn rows_metric(&self) -> Metric {
+        if self.transform.is_none() { self.frame.metric() } else { self.frame.stages() }
+    }
+
+    /// A stored row as it was given, as far as its storage keeps it; of unit length under cosine.
+    pub fn given_row(&self, rows: &RowStore, row: usize) -> Vec<f32> {
+        let mut x = rows.decode(row);
+        self.frame.restore(&mut x);
+        x
+    }
 }
 
 /// Tensors that scorers read list by list: they hold every copy of a point.
@@ -124,6 +145,8 @@ impl Index {
         if complete != spec {
             return Err(unfit("spec", format!("every number written out, as in {complete}")));
         }
+        let frame = Frame::open(&image, metric, dim)?;
+        let metric = frame.stages();
         let s = spec.scored_dims(dim);
         let n_lists = spec.ivf.and_then(|ivf| ivf.n_lists);
         let sizes = ListSizes { n, n_lists, n_copies: spec.n_copies() };
@@ -149,7 +172,7 @@ impl Index {
         };
         let refine =
             spec.refine.map(|dtype| RowStore::open(&image, &REFINE_ROWS, dtype, n, dim)).transpose()?;
-        let model = Model { image, spec, metric, n, dim, seed, lists, transform, router, scorer, refine };
+        let model = Model { image, spec, frame, n, dim, seed, lists, transform, router, scorer, refine };
         Ok(Self { model: Arc::new(model), tunings: tunings.into() })
     }
 
@@ -202,7 +225,7 @@ impl Index {
     /// The metric.
     #[must_use]
     pub fn metric(&self) -> Metric {
-        self.model.metric
+        self.model.frame.metric()
     }
 
     /// Number of points.
@@ -327,7 +350,7 @@ impl Vectors for StoredRows<'_> {
     }
 
     fn read(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.rows.decode(row));
+        out.copy_from_slice(&self.model.given_row(self.rows, row));
     }
 }
 
@@ -335,7 +358,7 @@ impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Index")
             .field("spec", &self.model.spec.to_string())
-            .field("metric", &self.model.metric)
+            .field("metric", &self.model.frame.metric())
             .field("n", &self.model.n)
             .field("dim", &self.model.dim)
             .finish_non_exhaustive()

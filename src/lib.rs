@@ -45,6 +45,7 @@ mod compress;
 mod device;
 pub mod eval;
 mod format;
+mod frame;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod index;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     codes::PqShape,
     format::{TensorDecl, VERSION},
+    frame::Frame,
     lists::{ListSizes, Lists},
-    metric::Metric,
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
     spec::IndexSpec,
     stage::{
@@ -20,7 +20,8 @@ use crate::{
 pub(crate) struct Contents {
     /// Resolved.
     pub spec: IndexSpec,
-    pub metric: Metric,
+    /// What the stages see.
+    pub frame: Frame,
     pub n: usize,
     pub d: usize,
     pub seed: u64,
@@ -46,15 +47,17 @@ impl Contents {
     pub fn declare(&self, list_sizes: impl Iterator<Item = usize> + Clone) -> Vec<TensorDecl> {
         let (sizes, s) = (self.sizes(), self.s());
         let mut decls = Lists::declare(sizes, self.plain_ids, self.wide_ids);
+        let metric = self.frame.stages();
+        decls.extend(self.frame.declare());
         if let Some(transform) = self.spec.transform {
             decls.extend(Transform::declare(transform, self.d, s));
         }
-        if let Some(router) = RouterShape::of(&self.spec, self.d, self.metric) {
+        if let Some(router) = RouterShape::of(&self.spec, self.d, metric) {
             decls.extend(Router::declare(router));
         }
-        if let Some(shape) = RrrShape::of(&self.spec, self.d, self.metric) {
+        if let Some(shape) = RrrShape::of(&self.spec, self.d, metric) {
             decls.extend(shape.declare(list_sizes));
-        } else if let Some(shape) = PqShape::of(&self.spec, self.d, self.metric) {
+        } else if let Some(shape) = PqShape::of(&self.spec, self.d, metric) {
             decls.extend(Pq::declare(shape, list_sizes));
         } else if let Some(shape) = CnnShape::of(&self.spec, self.d) {
             decls.extend(shape.declare(list_sizes));
@@ -69,18 +72,17 @@ impl Contents {
 
     /// The entries of the header beside checksums.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        BTreeMap::from(
-            [
-                ("format", "nearfield".to_owned()),
-                ("version", VERSION.to_string()),
-                ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
-                ("spec", self.spec.to_string()),
-                ("metric", self.metric.to_string()),
-                ("n", self.n.to_string()),
-                ("dim", self.d.to_string()),
-                ("seed", self.seed.to_string()),
-            ]
-            .map(|(key, value)| (key.to_owned(), value)),
-        )
+        let entries = [
+            ("format", "nearfield".to_owned()),
+            ("version", VERSION.to_string()),
+            ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("spec", self.spec.to_string()),
+            ("metric", self.frame.metric().to_string()),
+            ("n", self.n.to_string()),
+            ("dim", self.d.to_string()),
+            ("seed", self.seed.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value));
+        entries.into_iter().chain(self.frame.metadata()).collect()
     }
 }

@@ -24,7 +24,7 @@ use std::{
 use rayon::prelude::*;
 
 pub(crate) use self::source::check_half;
-use self::source::{Source, widen};
+use self::source::{Asked, Role, Source, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
 pub use self::{
     error::BuildError,
@@ -34,6 +34,7 @@ pub use self::{
 use crate::{
     codes::PqShape,
     format::ImageBuilder,
+    frame::Frame,
     index::Index,
     lists::{self, Arrangement},
     metric::Metric,
@@ -158,12 +159,12 @@ impl<'a> IndexBuilder<'a> {
 
     fn index(&self, base: &dyn Vectors) -> Result<Index, BuildError> {
         let (contents, range) = self.check(base)?;
-        let Contents { spec, n, d, .. } = contents;
-        let source = |vectors, what| Source { vectors, metric: self.metric, what };
-        let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
-        let base = Source { vectors: base, metric: self.metric, what: VECTORS };
+        let Contents { spec, n, d, ref frame, .. } = contents;
+        let metric = frame.stages();
+        let queries = self.asked(base, frame);
+        let base = Source { vectors: base, frame, role: Role::Point, what: VECTORS };
 
-        let transform = spec.transform.map(|spec| self.find(spec, base.vectors)).transpose()?;
+        let transform = spec.transform.map(|spec| self.find(spec, base.vectors, frame)).transpose()?;
         let s = spec.scored_dims(d);
 
         let (arrangement, partition) = match spec.ivf {
@@ -194,11 +195,12 @@ impl<'a> IndexBuilder<'a> {
             Some(ids) => ids[row as usize],
             None => u64::from(row),
         });
+        frame.write(&mut parts);
         if let Some(transform) = &transform {
             transform.write(&mut parts);
         }
         if let Some(partition) = &partition {
-            Router::write(&partition.centroids, self.metric, &mut parts);
+            Router::write(&partition.centroids, metric, &mut parts);
             if let Some(router) = &partition.router {
                 Router::write_trained(&router.weights, router.network.as_ref(), &mut parts);
             }
@@ -210,12 +212,12 @@ impl<'a> IndexBuilder<'a> {
                 trained =
                     self.classify(shape, (&base, queries.as_ref()), &arrangement, &partition, &mut parts);
             }
-        } else if let Some(shape) = RrrShape::of(&spec, d, self.metric) {
+        } else if let Some(shape) = RrrShape::of(&spec, d, metric) {
             // The grammar asks for lists before regressions.
             if let Some(partition) = partition {
-                self.regress(shape, &arrangement, &partition, &mut parts);
+                self.regress(shape, metric, &arrangement, &partition, &mut parts);
             }
-        } else if let Some(shape) = PqShape::of(&spec, d, self.metric) {
+        } else if let Some(shape) = PqShape::of(&spec, d, metric) {
             self.quantise(shape, spec, &base, transform.as_ref(), &arrangement, partition, &mut parts);
         } else if let Some(dtype) = spec.scorer_rows() {
             let rows = &arrangement.rows;
@@ -251,17 +253,32 @@ impl<'a> IndexBuilder<'a> {
         self.training.clone().unwrap_or_else(|| Training::of(spec))
     }
 
-    /// Finds the transform.
-    pub(crate) fn find(&self, spec: TransformSpec, base: &dyn Vectors) -> Result<Trained, BuildError> {
-        let source = |vectors, what| Source { vectors, metric: self.metric, what };
-        let queries = self.train_queries.map(|vectors| source(vectors, TRAINING_QUERIES));
-        let base = Source { vectors: base, metric: self.metric, what: VECTORS };
+    /// Training queries, where the stages do not see them as they see points.
+    fn asked<'v>(&'v self, base: &'v dyn Vectors, frame: &'v Frame) -> Option<Asked<'v>> {
+        let source = |vectors, what| Source { vectors, frame, role: Role::Query, what };
+        match self.train_queries {
+            Some(vectors) => Some(Asked { source: source(vectors, TRAINING_QUERIES), are_points: false }),
+            None if frame.has_sides() => Some(Asked { source: source(base, VECTORS), are_points: true }),
+            None => None,
+        }
+    }
+
+    /// Finds the transform of vectors in their frame.
+    pub(crate) fn find(
+        &self,
+        spec: TransformSpec,
+        base: &dyn Vectors,
+        frame: &Frame,
+    ) -> Result<Trained, BuildError> {
+        let queries = self.asked(base, frame);
+        let base = Source { vectors: base, frame, role: Role::Point, what: VECTORS };
         let request = transform::Request {
             spec,
-            metric: self.metric,
+            metric: frame.stages(),
             seed: self.seed,
             points: &base,
-            queries: queries.as_ref().map(|queries| queries as &dyn ReadRows),
+            queries: queries.as_ref().map(|queries| &queries.source as &dyn ReadRows),
+            are_points: queries.is_none_or(|queries| queries.are_points),
             training: &self.training_of(spec),
             report: &|stage, done, total| self.report(stage, done, total),
             step: &|done, total| self.report("training", done, total),
@@ -299,17 +316,20 @@ impl<'a> IndexBuilder<'a> {
             check_shape(TRAINING_QUERIES, queries.n_rows(), queries.dim(), Some(d))?;
         }
         let widest = self.check_ids(n)?;
-        let range = Source { vectors: base, metric: self.metric, what: VECTORS }.check(self)?;
+        let plain = Frame::plain(self.metric);
+        let source = |vectors, frame, role, what| Source { vectors, frame, role, what };
+        let frame = Frame::find(self.metric, &source(base, &plain, Role::Point, VECTORS), self.seed);
+        let range = source(base, &frame, Role::Point, VECTORS).check(self)?;
         self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
         }
         if let Some(vectors) = self.train_queries {
-            Source { vectors, metric: self.metric, what: TRAINING_QUERIES }.check(self)?;
+            source(vectors, &frame, Role::Query, TRAINING_QUERIES).check(self)?;
         }
         let contents = Contents {
             spec,
-            metric: self.metric,
+            frame,
             n,
             d,
             seed: self.seed,
@@ -361,6 +381,7 @@ impl<'a> IndexBuilder<'a> {
     fn regress(
         &self,
         shape: RrrShape,
+        metric: Metric,
         arrangement: &Arrangement,
         lists: &Partition,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -370,7 +391,8 @@ impl<'a> IndexBuilder<'a> {
         self.report("regressions", 0, total);
         let [points, queries] = lists.grouped(arrangement);
         let mut rng = generator(self.seed, "regressions");
-        rrr::train::write(shape, self.metric, &points, &queries, &mut rng, parts, || {
+        let are_points = self.train_queries.is_none();
+        rrr::train::write(shape, metric, &points, (&queries, are_points), &mut rng, parts, || {
             self.report("regressions", done.fetch_add(1, Ordering::Relaxed) + 1, total)
         });
     }
@@ -380,7 +402,7 @@ impl<'a> IndexBuilder<'a> {
     fn classify(
         &self,
         _: CnnShape,
-        _: (&Source<'_>, Option<&Source<'_>>),
+        _: (&Source<'_>, Option<&Asked<'_>>),
         _: &Arrangement,
         _: &Partition,
         _: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -394,7 +416,7 @@ impl<'a> IndexBuilder<'a> {
     fn classify(
         &self,
         shape: CnnShape,
-        (base, queries): (&Source<'_>, Option<&Source<'_>>),
+        (base, queries): (&Source<'_>, Option<&Asked<'_>>),
         arrangement: &Arrangement,
         lists: &Partition,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
@@ -404,14 +426,14 @@ impl<'a> IndexBuilder<'a> {
         self.report("networks", 0, total);
         let [points, asked] = lists.grouped(arrangement);
         let input = cnn::train::Input {
-            metric: self.metric,
+            metric: base.frame.stages(),
             seed: self.seed,
             centroids: &lists.centroids.values,
             points,
             queries: asked,
             given_points: base,
-            given_queries: queries.map_or(base as &dyn ReadRows, |queries| queries),
-            are_points: queries.is_none(),
+            given_queries: queries.map_or(base as &dyn ReadRows, |queries| &queries.source),
+            are_points: queries.is_none_or(|queries| queries.are_points),
         };
         let step = || {
             self.report("networks", done.fetch_add(1, Ordering::Relaxed) + 1, total);
@@ -434,7 +456,7 @@ impl<'a> IndexBuilder<'a> {
     ) {
         let (points, centres) = match partition {
             Some(partition) => {
-                let centres = Router::rounded(&partition.centroids, self.metric);
+                let centres = Router::rounded(&partition.centroids, base.frame.stages());
                 (partition.points, Some(centres))
             }
             None => (base.reduced(transform), None),

@@ -1,13 +1,13 @@
 //! Lists: k-means, copies, the router, and who visits which list.
 
-use super::{IndexBuilder, source::Source};
+use super::{
+    IndexBuilder,
+    source::{Asked, Source},
+};
 use crate::{
     lists::Arrangement,
     spec::{IndexSpec, IvfSpec, ScorerSpec},
-    stage::{
-        router::train::{self as router, Asked},
-        transform::train::Trained,
-    },
+    stage::{router::train as router, transform::train::Trained},
     train::{
         ReadRows, generator, grouped,
         kmeans::{self, Objective},
@@ -52,7 +52,7 @@ impl IndexBuilder<'_> {
         spec: IndexSpec,
         ivf: IvfSpec,
         base: &Source<'_>,
-        queries: Option<&Source<'_>>,
+        queries: Option<&Asked<'_>>,
         transform: Option<&Trained>,
     ) -> (Arrangement, Partition) {
         let n_lists = ivf.n_lists.unwrap_or(1);
@@ -61,7 +61,8 @@ impl IndexBuilder<'_> {
         let points = base.reduced(transform);
         let s = transform.map_or(base.vectors.dim(), Trained::s);
         let mut rng = generator(self.seed, "partition");
-        let is_product = !self.metric.is_l2();
+        let metric = base.frame.stages();
+        let is_product = !metric.is_l2();
         let objective = match ivf.threshold {
             Some(t) => Objective::ScoreAware(ScoreAware::new(t.value(), &points, s), is_product),
             None if is_product => Objective::Angle,
@@ -100,18 +101,19 @@ impl IndexBuilder<'_> {
             _ => first,
         };
         let visitors =
-            queries.filter(|_| trains_lists || is_learned).map(|queries| queries.reduced(transform));
+            queries.filter(|_| trains_lists || is_learned).map(|queries| queries.source.reduced(transform));
         let router = is_learned.then(|| {
             let mut rng = generator(self.seed, "routing");
             let request = router::Request {
-                metric: self.metric,
+                metric,
                 centroids: &centroids,
                 points: base,
-                queries: queries.map(|queries| queries as &dyn ReadRows),
+                queries: queries.map(|queries| &queries.source as &dyn ReadRows),
+                are_points: queries.is_none_or(|queries| queries.are_points),
                 reduced: visitors.as_deref().unwrap_or(&points),
             };
             let report = |stage, done, total| self.report(stage, done, total);
-            let asked = Asked::new(&request, ivf.router.target(), report, &mut rng);
+            let asked = router::Asked::new(&request, ivf.router.target(), report, &mut rng);
             asked.train(&centroids, &lists, spec.n_copies(), ivf.router.width(), report, &mut rng)
         });
         let arrangement = Arrangement::of(&lists, spec.n_copies(), n_lists);

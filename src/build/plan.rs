@@ -10,6 +10,7 @@
 use super::{BuildError, Contents, IndexBuilder, Progress, StageTime};
 use crate::{
     format::{TensorDecl, file_len},
+    frame::Frame,
     index::Index,
     lists::ListSizes,
     metric::Metric,
@@ -64,6 +65,7 @@ pub struct Plan {
     pub stages: Vec<StageTime>,
     /// Rows that the seconds were measured on; all of them if there are few.
     pub n_sampled: usize,
+    frame: Frame,
     scorer_bytes: usize,
     /// Bytes that a GPU holds of the index.
     #[cfg(feature = "gpu")]
@@ -97,7 +99,7 @@ impl Plan {
     fn memory(&self) -> Memory<'_> {
         Memory {
             spec: &self.spec,
-            metric: self.metric,
+            frame: &self.frame,
             n: self.n,
             dim: self.dim,
             scorer_bytes: self.scorer_bytes,
@@ -118,7 +120,7 @@ impl IndexBuilder<'_> {
 
     fn plan_of(self, base: &dyn Vectors) -> Result<Plan, BuildError> {
         let (contents, _) = self.check(base)?;
-        let Contents { spec, n, d, metric, .. } = contents;
+        let Contents { spec, n, d, .. } = contents;
         let t = self.train_queries.map_or(n, Vectors::n_rows);
         let ListSizes { n_lists, n_copies, .. } = contents.sizes();
         let training = spec.transform.map(|transform| self.training_of(transform)).unwrap_or_default();
@@ -147,7 +149,8 @@ impl IndexBuilder<'_> {
                 continue;
             }
             let training = Training { steps: load.steps, checkpoint: None, ..training.clone() };
-            let mut builder = Index::builder(sample_spec).metric(metric).seed(self.seed).training(training);
+            let mut builder =
+                Index::builder(sample_spec).metric(self.metric).seed(self.seed).training(training);
             if let Some(flag) = self.cancel {
                 builder = builder.cancel(flag);
             }
@@ -176,7 +179,12 @@ impl IndexBuilder<'_> {
         let bytes = Bytes::of(&decls);
         Ok(Plan {
             n_bytes: file_len(&contents.metadata(), decls),
-            build_bytes: bytes.peak(&contents, &all, &list_sizes, self.train_queries.is_some()),
+            build_bytes: bytes.peak(
+                &contents,
+                &all,
+                &list_sizes,
+                self.train_queries.is_some() || contents.frame.has_sides(),
+            ),
             scorer_bytes: bytes.scorer,
             #[cfg(feature = "gpu")]
             gpu_bytes: bytes.on_gpu(&contents),
@@ -184,7 +192,8 @@ impl IndexBuilder<'_> {
             n_sampled: part.n,
             list_sizes,
             spec,
-            metric,
+            metric: self.metric,
+            frame: contents.frame,
             n,
             dim: d,
         })
@@ -363,7 +372,7 @@ impl Bytes {
         let mut largest = list_sizes.to_vec();
         largest.sort_unstable_by(|a, b| b.cmp(a));
         let others: usize = largest.iter().take(threads).skip(1).sum();
-        let fitted = RrrShape::of(spec, d, contents.metric).map_or(0, |shape| {
+        let fitted = RrrShape::of(spec, d, contents.frame.stages()).map_or(0, |shape| {
             4 * (5 * s + 2 * shape.rank) * (largest.first().copied().unwrap_or_default() + others / 2)
         });
         let scorer = held + arrangement + trained + fitted + classified + self.all - self.refine;

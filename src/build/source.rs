@@ -7,20 +7,37 @@ use rayon::prelude::*;
 
 use super::IndexBuilder;
 use crate::{
-    metric::Metric,
+    frame::Frame,
     stage::transform::train::Trained,
-    train::{ReadRows, kmeans},
+    train::ReadRows,
     vectors::{VectorError, Vectors, check_row},
 };
 
 /// Rows read and projected together.
 const CHUNK: usize = 256;
 
-/// Vectors as the stages see them: scaled to unit length under cosine.
+/// Vectors as the stages see them, in their frame.
+#[derive(Clone, Copy)]
 pub(super) struct Source<'v> {
     pub vectors: &'v dyn Vectors,
-    pub metric: Metric,
+    pub frame: &'v Frame,
+    pub role: Role,
     pub what: &'static str,
+}
+
+/// Training queries that the stages do not see as they see points.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'v> {
+    pub source: Source<'v>,
+    /// They are the points, as queries.
+    pub are_points: bool,
+}
+
+/// The side of the frame on which vectors stand.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Role {
+    Point,
+    Query,
 }
 
 impl ReadRows for Source<'_> {
@@ -43,12 +60,21 @@ impl ReadRows for Source<'_> {
 impl Source<'_> {
     pub fn read(&self, row: usize, out: &mut [f32]) {
         self.vectors.read(row, out);
-        if self.metric.normalises() {
-            kmeans::normalise(out);
+        self.enter(out);
+    }
+
+    /// Into the frame.
+    fn enter(&self, row: &mut [f32]) {
+        match self.role {
+            Role::Point => self.frame.point(row),
+            Role::Query => {
+                self.frame.query(row);
+                self.frame.staged(row);
+            }
         }
     }
 
-    /// Refuses bad rows, the first in row order; returns each dimension's range.
+    /// Refuses bad rows, the first in row order; returns each dimension's range in the frame.
     pub fn check(&self, build: &IndexBuilder<'_>) -> Result<Vec<(f32, f32)>, VectorError> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
         let done = AtomicU64::new(0);
@@ -64,10 +90,8 @@ impl Source<'_> {
                 }
                 for r in rows.clone() {
                     self.vectors.read(r, &mut row);
-                    check_row(self.what, r, &row, self.metric.normalises())?;
-                    if self.metric.normalises() {
-                        kmeans::normalise(&mut row);
-                    }
+                    check_row(self.what, r, &row, self.frame.metric().normalises())?;
+                    self.enter(&mut row);
                     widen(&mut range, &row);
                 }
                 let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;

@@ -1,13 +1,13 @@
 //! What searches take, known from an index's specification and sizes alone.
 
 use super::{SearchParams, cpu, places};
-use crate::{codes::PqShape, metric::Metric, spec::IndexSpec};
+use crate::{codes::PqShape, frame::Frame, spec::IndexSpec};
 
 /// An index as far as the memory of its searches depends on it.
 pub(crate) struct Memory<'a> {
     /// Resolved.
     pub spec: &'a IndexSpec,
-    pub metric: Metric,
+    pub frame: &'a Frame,
     pub n: usize,
     pub dim: usize,
     /// Bytes of the scorer's lists.
@@ -22,7 +22,8 @@ impl Memory<'_> {
     pub fn cpu_scratch(&self, n_queries: usize, params: SearchParams) -> Option<usize> {
         let places = places(n_queries, params.k)?;
         let effort = self.effort(params);
-        let query_bytes = PqShape::of(self.spec, self.dim, self.metric).map_or(0, PqShape::query_bytes);
+        let query_bytes =
+            PqShape::of(self.spec, self.dim, self.frame.stages()).map_or(0, PqShape::query_bytes);
         let slot = cpu::slot_bytes(self.dim, self.spec.n_copies(), effort, query_bytes);
         let threads = if params.threads == 0 { rayon::current_num_threads() } else { params.threads };
         let rows = if threads == 1 { n_queries } else { cpu::piece_rows(n_queries, threads) };
@@ -42,7 +43,7 @@ impl Memory<'_> {
             *sum += size;
             Some(*sum)
         }));
-        let index = (self.spec, self.metric, self.dim);
+        let index = (self.spec, self.frame, self.dim);
         super::gpu::scratch_bytes(index, largest, (n_queries, params.k), (effort.n_probe, effort.n_rerank))
             .ok()
     }

@@ -23,7 +23,6 @@ use crate::{
     profile::Profile,
     simd::Simd,
     topk::NO_ID,
-    train::kmeans::normalise,
     tune::{self, Choice, Tuning},
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
@@ -393,7 +392,7 @@ impl Searcher {
         self.model.image.check_length()?;
         let too_large = SearchError::TooLarge { limit: PLACES_MAX, n_queries: n, k };
         let ids = filled(n, k, NO_ID);
-        let scores = filled(n, k, self.model.metric.worst_score());
+        let scores = filled(n, k, self.model.frame.metric().worst_score());
         let (Some(mut ids), Some(mut scores)) = (ids, scores) else { return Err(too_large) };
         let times = Mutex::new(Profile::default());
         let clock = profile.is_some().then_some(&times);
@@ -487,19 +486,11 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Reads and checks one query, scaled to unit length under cosine.
-    fn query(&self, model: &Model, row: usize, out: &mut Vec<f32>) -> Result<(), VectorError> {
-        out.resize(model.dim, 0.0);
-        self.query_into(model, row, out)
-    }
-
-    /// [`Request::query`] into a slice of the query's length.
-    fn query_into(&self, model: &Model, row: usize, out: &mut [f32]) -> Result<(), VectorError> {
+    /// Reads and checks one query, as stored rows meet it. `out`: `[d]`.
+    fn query(&self, model: &Model, row: usize, out: &mut [f32]) -> Result<(), VectorError> {
         self.queries.read(row, out);
-        check_row("queries", row, out, model.metric.normalises())?;
-        if model.metric.normalises() {
-            normalise(out);
-        }
+        check_row("queries", row, out, model.frame.metric().normalises())?;
+        model.frame.query(out);
         Ok(())
     }
 }

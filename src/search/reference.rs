@@ -21,12 +21,14 @@ pub(super) fn search(
     ids: &mut [u64],
     scores: &mut [f32],
 ) -> Result<(), SearchError> {
-    let mut q = Vec::new();
+    let mut q = vec![0.0; model.dim];
     for (i, (ids, scores)) in ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k)).enumerate() {
         request.query(model, first + i, &mut q)?;
+        let mut staged = q.clone();
+        model.frame.staged(&mut staged);
         let reduced: Vec<f32> = match &model.transform {
-            Some(transform) => transform::reference::project(transform, &q),
-            None => q.clone(),
+            Some(transform) => transform::reference::project(transform, &staged),
+            None => staged,
         };
         let blocks =
             BlockQuery::quantise_reference(reduced[0], &reduced[1..], reduced.len().next_multiple_of(8));
@@ -54,7 +56,8 @@ pub(super) fn search(
                 Scorer::Rrr(rrr) => rrr::reference::scores(rrr, list, range.len(), &reduced, &blocks),
                 Scorer::Cnn(cnn) => cnn::reference::scores(cnn, list, range.len(), &reduced),
                 Scorer::Rows(rows) => {
-                    range.clone().map(|p| rows.score_reference(model.metric, &reduced, p)).collect()
+                    let q = if model.transform.is_some() { &reduced } else { &q };
+                    range.clone().map(|p| rows.score_reference(model.rows_metric(), q, p)).collect()
                 }
             };
             for (position, score) in range.zip(scores) {
@@ -69,12 +72,12 @@ pub(super) fn search(
         found.truncate(request.effort.n_rerank);
         if let Some(rows) = &model.refine {
             let points: Vec<u32> = found.iter().map(|f| f.2).collect();
-            let exact = rerank::reference::scores(rows, model.metric, &q, &points);
+            let exact = rerank::reference::scores(rows, model.frame.metric(), &q, &points);
             for (found, exact) in found.iter_mut().zip(exact) {
                 found.0 = exact;
             }
             found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
-        } else if model.metric.is_l2() && model.scorer.omits_query_norm() {
+        } else if model.frame.stages().is_l2() && model.scorer.omits_query_norm() {
             let norm: f32 = reduced.iter().map(|v| v * v).sum();
             for found in &mut found {
                 found.0 += norm;
@@ -82,9 +85,10 @@ pub(super) fn search(
             // The sum may round different scores to one: equal ones stand by id.
             found.sort_by(|a, b| compare((a.0, a.1), (b.0, b.1)));
         }
+        let common = model.frame.common_product(&q);
         for ((id, score), found) in ids.iter_mut().zip(scores).zip(found) {
             *id = found.1;
-            *score = model.metric.public_score(found.0);
+            *score = model.frame.public_score(found.0, model.scores_rows(), common);
         }
     }
     Ok(())

@@ -65,7 +65,9 @@ pub(in crate::search) fn search(
         }
         let slots = &mut scratch.slots[..n];
         for (row, slot) in slots.iter_mut().enumerate() {
+            slot.q.resize(model.dim, 0.0);
             request.query(model, first + i * at_once + row, &mut slot.q)?;
+            slot.enter(&model.frame);
         }
         match slots {
             [slot] => pipeline.one(slot, &mut scratch.room, ids, scores),

@@ -11,6 +11,7 @@ use clock::Clock;
 
 use crate::{
     block::BlockQuery,
+    frame::Frame,
     index::Model,
     profile::Cost,
     rows::RowQuery,
@@ -26,13 +27,29 @@ use crate::{
 /// A query, and what the stages have found for it.
 #[derive(Default)]
 struct Slot {
+    /// As stored rows meet it.
     q: Vec<f32>,
+    /// As the stages see it, where that is something else.
+    staged: Vec<f32>,
+    /// What its products have in common.
+    common: f32,
     /// Room for its codes, where the transform wants them.
     codes: BlockQuery,
     query: ScorerQuery,
     /// Lists to read, and the router's scores of them, best first.
     probes: Vec<(u32, f32)>,
     kept: Candidates,
+}
+
+impl Slot {
+    /// Works out what the frame makes of the query.
+    fn enter(&mut self, frame: &Frame) {
+        self.common = frame.common_product(&self.q);
+        if frame.splits_queries() {
+            self.staged.clone_from(&self.q);
+            frame.staged(&mut self.staged);
+        }
+    }
 }
 
 /// Memory that no result lives in.
@@ -121,8 +138,9 @@ impl Pipeline<'_> {
     fn project<const N: usize>(self, slots: [&mut Slot; N], room: &mut Room) {
         match &self.model.transform {
             Some(transform) => {
-                let queries = slots.map(|Slot { q, codes, query, .. }| transform::cpu::Projection {
-                    q,
+                let splits = self.model.frame.splits_queries();
+                let queries = slots.map(|Slot { q, staged, codes, query, .. }| transform::cpu::Projection {
+                    q: if splits { staged } else { q },
                     codes,
                     reduced: &mut query.reduced,
                 });
@@ -131,7 +149,8 @@ impl Pipeline<'_> {
             }
             None => {
                 for slot in slots {
-                    slot.query.reduced.clone_from(&slot.q);
+                    let splits = self.model.frame.splits_queries();
+                    slot.query.reduced.clone_from(if splits { &slot.staged } else { &slot.q });
                 }
             }
         }
@@ -147,7 +166,10 @@ impl Pipeline<'_> {
         match &self.model.scorer {
             Scorer::Rrr(_) | Scorer::Cnn(_) => {}
             Scorer::Pq(pq) => query.tables.prepare(self.simd, pq, &query.reduced),
-            Scorer::Rows(rows) => rows.prepare(self.model.metric, &query.reduced, &mut query.rows),
+            Scorer::Rows(rows) => {
+                let q = if self.model.transform.is_some() { &query.reduced } else { &slot.q };
+                rows.prepare(self.model.rows_metric(), q, &mut query.rows);
+            }
         }
         // Among so many positions there are n_rerank points.
         slot.kept.reset(self.simd, self.n_rerank * self.model.lists.sizes().n_copies);
@@ -217,7 +239,15 @@ impl Pipeline<'_> {
             Scorer::Rows(rows) => {
                 for (slot, _) in slots {
                     let (query, kept) = (&slot.query.rows, &mut slot.kept);
-                    scorer::rows::cpu::scan(simd, rows, model.metric, query, range.clone(), kept, &id_of);
+                    scorer::rows::cpu::scan(
+                        simd,
+                        rows,
+                        model.rows_metric(),
+                        query,
+                        range.clone(),
+                        kept,
+                        &id_of,
+                    );
                 }
             }
         }
@@ -247,12 +277,13 @@ impl Pipeline<'_> {
         let exact = &mut room.exact;
         exact.reset(self.simd, ids.len().min(points.len()));
         if let Some(rows) = &model.refine {
-            rows.prepare(model.metric, &slot.q, &mut room.exact_query);
-            rerank::cpu::scores(self.simd, rows, model.metric, &room.exact_query, points, |point, score| {
+            let metric = model.frame.metric();
+            rows.prepare(metric, &slot.q, &mut room.exact_query);
+            rerank::cpu::scores(self.simd, rows, metric, &room.exact_query, points, |point, score| {
                 exact.push(score, u32::try_from(point).unwrap_or(u32::MAX), &id_of);
             });
         } else {
-            let missing = if model.metric.is_l2() && model.scorer.omits_query_norm() {
+            let missing = if model.frame.stages().is_l2() && model.scorer.omits_query_norm() {
                 self.simd.dot_f32(&slot.query.reduced, &slot.query.reduced)
             } else {
                 0.0
@@ -265,7 +296,7 @@ impl Pipeline<'_> {
         exact.sort_into(&id_of, &mut room.best);
         for ((id, score), &(point, found)) in ids.iter_mut().zip(scores).zip(&room.best) {
             *id = id_of(point);
-            *score = model.metric.public_score(found);
+            *score = model.frame.public_score(found, model.scores_rows(), slot.common);
         }
         room.clock.stage("rerank", true, 1, || {
             let bytes = model.refine.as_ref().map_or(0, |rows| rows.row_bytes(0).len());

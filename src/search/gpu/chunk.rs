@@ -81,7 +81,9 @@ impl Chunk<'_> {
 
     /// Whether approximate scores are the results and lack the query's norm.
     fn lacks_norm(&self) -> bool {
-        self.searcher.refine.is_none() && self.model.metric.is_l2() && self.model.scorer.omits_query_norm()
+        self.searcher.refine.is_none()
+            && self.model.frame.stages().is_l2()
+            && self.model.scorer.omits_query_norm()
     }
 
     fn transform(&mut self) {
@@ -89,7 +91,7 @@ impl Chunk<'_> {
         let (s, stride) = (searcher.widths.s, padded(searcher.widths.s));
         if let Some(transform) = &searcher.transform {
             let Self { scratch, recording, model, n_rows, .. } = &mut *self;
-            let queries = (&scratch.queries, padded(model.dim));
+            let queries = (staged(model, scratch), padded(model.dim));
             let rooms = transform::Rooms {
                 wide: &scratch.net_wide,
                 keys: &scratch.net_keys,
@@ -99,12 +101,12 @@ impl Chunk<'_> {
             let work = transform::Scratch { codes: (&scratch.query_codes, &scratch.query_heads), rooms };
             transform.project(recording, *n_rows, queries, work, (&scratch.reduced, stride));
         }
-        let Self { scratch, recording, .. } = self;
-        let rows = (reduced(searcher, scratch), s, stride);
+        let Self { scratch, recording, model, .. } = self;
+        let rows = (reduced(model, scratch), s, stride);
         let codes = (&scratch.codes, searcher.widths.steps);
         primitives::quantise(recording, self.n_rows, rows, codes, &scratch.heads);
         if let GpuScorer::Pq(pq) = &searcher.scorer {
-            pq.prepare(recording, self.n_rows, (reduced(searcher, scratch), stride), tables(scratch));
+            pq.prepare(recording, self.n_rows, (reduced(model, scratch), stride), tables(scratch));
         }
     }
 
@@ -119,7 +121,7 @@ impl Chunk<'_> {
         let mut ranking = (&scratch.codes, &scratch.heads);
         if router.moves() {
             let (recording, n_rows, s) = (&mut self.recording, self.n_rows, searcher.widths.s);
-            let queries = (reduced(searcher, scratch), padded(s));
+            let queries = (reduced(self.model, scratch), padded(s));
             router.move_queries(recording, n_rows, queries, rooms(scratch), &scratch.moved);
             let codes = (&scratch.moved_codes, searcher.widths.steps);
             primitives::quantise(recording, n_rows, (&scratch.moved, s, s), codes, &scratch.moved_heads);
@@ -235,13 +237,13 @@ impl Chunk<'_> {
                     }
                     let buffer = self.page(page.id)?;
                     let work = self.work(&base, &page.positions, narrow(TILE_POINTS), (points, read));
-                    let Self { scratch, recording, .. } = self;
+                    let Self { scratch, recording, model, .. } = self;
                     scorer::rows::gpu::score(
                         recording,
                         rows,
                         work,
                         &buffer,
-                        reduced(searcher, scratch),
+                        rows_queries(model, scratch),
                         inputs(searcher, scratch, self.plan.plan),
                         (&scratch.candidates, &scratch.states),
                     );
@@ -266,12 +268,12 @@ impl Chunk<'_> {
             let buffer = self.page(page.id)?;
             // One tile a list, whatever its length.
             let work = self.work(base, &page.positions, u32::MAX >> 1, load);
-            let Self { scratch, recording, .. } = self;
+            let Self { scratch, recording, model, .. } = self;
             rrr.project(
                 recording,
                 work,
                 (page, &buffer),
-                (&scratch.codes, &scratch.heads, reduced(searcher, scratch)),
+                (&scratch.codes, &scratch.heads, reduced(model, scratch)),
                 inputs(searcher, scratch, self.plan.plan),
                 &scratch.projected,
             );
@@ -293,9 +295,9 @@ impl Chunk<'_> {
             }
             let buffer = self.page(page.id)?;
             let weights = Weights { buffer: &buffer, list_from: page.list_from, list_to: page.list_to };
-            let Self { scratch, recording, plan, .. } = self;
+            let Self { scratch, recording, model, plan, .. } = self;
             let work = Work::Pairs(base, inputs(searcher, scratch, plan.plan));
-            let queries = (reduced(searcher, scratch), padded(searcher.widths.s));
+            let queries = (reduced(model, scratch), padded(searcher.widths.s));
             cnn.networks.forward(recording, work, weights, queries, rooms(scratch), &scratch.projected);
         }
         self.score_runs(&cnn.points, round, base, load)
@@ -437,9 +439,19 @@ fn tables(scratch: &Scratch) -> Tables<'_> {
     Tables { lows: &scratch.table_lows, bytes: &scratch.table_bytes, heads: &scratch.table_heads }
 }
 
+/// The queries that the transform sees.
+fn staged<'a>(model: &Model, scratch: &'a Scratch) -> &'a Buffer {
+    if model.frame.splits_queries() { &scratch.staged } else { &scratch.queries }
+}
+
 /// The queries that router and scorer see.
-fn reduced<'a>(searcher: &GpuSearcher, scratch: &'a Scratch) -> &'a Buffer {
-    if searcher.transform.is_some() { &scratch.reduced } else { &scratch.queries }
+fn reduced<'a>(model: &Model, scratch: &'a Scratch) -> &'a Buffer {
+    if model.transform.is_some() { &scratch.reduced } else { staged(model, scratch) }
+}
+
+/// The queries that a scorer's own rows meet.
+fn rows_queries<'a>(model: &Model, scratch: &'a Scratch) -> &'a Buffer {
+    if model.transform.is_some() { &scratch.reduced } else { &scratch.queries }
 }
 
 /// A round's pairs as the plan has them.

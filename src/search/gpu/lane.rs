@@ -84,6 +84,10 @@ macro_rules! lane {
             pub read: Option<Buffer>,
             /// Queries on the host, rows padded to whole quads.
             pub host: Vec<f32>,
+            /// The same as the stages see them, where rows meet others.
+            pub staged_host: Vec<f32>,
+            /// What the products of each query have in common.
+            pub common: Vec<f32>,
         }
 
         /// The sizes that a chunk needs, in bytes.
@@ -127,6 +131,8 @@ macro_rules! lane {
 lane! {
     /// Queries as given, rows padded to whole quads.
     queries,
+    /// Queries as the stages see them, where rows meet others; rows padded likewise.
+    staged,
     /// Codes of queries as given, where the transform wants them.
     query_codes,
     /// Their heads.

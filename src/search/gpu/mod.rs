@@ -91,7 +91,7 @@ impl GpuSearcher {
     pub fn new(model: &Model, gpu: Gpu) -> Result<Self, GpuError> {
         let n_lists = model.lists.len();
         let sizes = model.lists.sizes();
-        let widths = Widths::of(&model.spec, model.metric, model.dim, n_lists);
+        let widths = Widths::of(&model.spec, &model.frame, model.dim, n_lists);
         let s = widths.s;
         let n_positions = sizes.n_positions();
         // Ids by point; where there are copies, points and ids by position.
@@ -129,12 +129,19 @@ impl GpuSearcher {
                 run_starts = GpuCnn::run_starts(cnn).collect();
                 GpuScorer::Cnn(Box::new(GpuCnn::new(&gpu, &mut pages, cnn, &model.lists, page_bytes)?))
             }
-            Scorer::Rows(rows) => {
-                GpuScorer::Rows(GpuRows::new(&gpu, &mut pages, rows, n_positions, model.metric, page_bytes)?)
-            }
+            Scorer::Rows(rows) => GpuScorer::Rows(GpuRows::new(
+                &gpu,
+                &mut pages,
+                rows,
+                n_positions,
+                model.rows_metric(),
+                page_bytes,
+            )?),
         };
         let refine = match &model.refine {
-            Some(rows) => Some(GpuRows::new(&gpu, &mut pages, rows, model.n, model.metric, page_bytes)?),
+            Some(rows) => {
+                Some(GpuRows::new(&gpu, &mut pages, rows, model.n, model.frame.metric(), page_bytes)?)
+            }
             None => None,
         };
         let mut lengths: Vec<usize> = (0..n_lists).map(|list| model.lists.range(list).len()).collect();
@@ -231,7 +238,7 @@ impl GpuSearcher {
             if first < n {
                 let rows = plan.rows.min(n - first);
                 let mut lane = self.scratch.lane();
-                read_queries(model, request, first, threads, rows, &mut lane.host)?;
+                read_queries(model, request, first, threads, rows, &mut lane)?;
                 let submission = self.submit(
                     model,
                     (&plan, n_probe, effort.n_rerank, request.k),
@@ -288,16 +295,18 @@ impl GpuSearcher {
     ) -> Result<(), GpuError> {
         let Some(read) = &lane.read else { return Ok(()) };
         let found: Vec<[u32; 2]> = finish_read_back(&self.gpu, read, rows * k, Some(submission))?;
-        for ((id, score), [key, tie]) in ids.iter_mut().zip(scores).zip(found) {
+        let by_rows = model.scores_rows();
+        let common = lane.common.iter().flat_map(|&common| std::iter::repeat_n(common, k));
+        for (((id, score), [key, tie]), common) in ids.iter_mut().zip(scores).zip(found).zip(common) {
             if key == NO_KEY {
-                (*id, *score) = (NO_ID, model.metric.worst_score());
+                (*id, *score) = (NO_ID, model.frame.metric().worst_score());
                 continue;
             }
             *id = match &self.wide_ids {
                 Some(wide) => wide.get(tie as usize).copied().unwrap_or(NO_ID),
                 None => u64::from(tie),
             };
-            *score = model.metric.public_score(key_score(key));
+            *score = model.frame.public_score(key_score(key), by_rows, common);
         }
         Ok(())
     }
@@ -319,6 +328,9 @@ impl GpuSearcher {
         }
         self.gpu.scoped("queries", || {
             self.gpu.queue().write_buffer(&scratch.queries, 0, bytemuck::cast_slice(&lane.host));
+            if model.frame.splits_queries() {
+                self.gpu.queue().write_buffer(&scratch.staged, 0, bytemuck::cast_slice(&lane.staged_host));
+            }
         })?;
         let mut chunk = Chunk {
             searcher: self,
@@ -346,25 +358,41 @@ impl GpuSearcher {
     }
 }
 
-/// Reads, checks and scales a chunk's queries, rows padded to whole quads.
+/// Reads and checks a chunk's queries and brings them into the frame, rows padded to whole quads.
 fn read_queries(
     model: &Model,
     request: &Request<'_>,
     first: usize,
     threads: usize,
     rows: usize,
-    out: &mut Vec<f32>,
+    lane: &mut Lane,
 ) -> Result<(), SearchError> {
     use rayon::prelude::*;
     // A lane belongs to one index, so what pads its rows is zero from the first time on.
     let width = padded(model.dim);
-    out.resize(rows * width, 0.0);
-    let read = |(i, out): (usize, &mut [f32])| request.query_into(model, first + i, &mut out[..model.dim]);
+    let Lane { host, staged_host, common, .. } = lane;
+    host.resize(rows * width, 0.0);
+    staged_host.resize(if model.frame.splits_queries() { rows * width } else { 0 }, 0.0);
+    common.clear();
+    common.resize(rows, 0.0);
+    // Without a split there is nothing to write to.
+    let staged_width = if staged_host.is_empty() { 0 } else { width };
+    let mut staged = staged_host.chunks_mut(width);
+    let staged: Vec<&mut [f32]> = (0..rows).map(|_| staged.next().unwrap_or_default()).collect();
+    let read = |(i, ((out, common), staged)): (usize, ((&mut [f32], &mut f32), &mut [f32]))| {
+        request.query(model, first + i, &mut out[..model.dim])?;
+        *common = model.frame.common_product(&out[..model.dim]);
+        if staged_width > 0 {
+            staged.copy_from_slice(out);
+            model.frame.staged(&mut staged[..model.dim]);
+        }
+        Ok::<(), crate::vectors::VectorError>(())
+    };
     if rows < 64 || threads == 1 {
-        return Ok(out.chunks_mut(width).enumerate().try_for_each(read)?);
+        return Ok(host.chunks_mut(width).zip(common).zip(staged).enumerate().try_for_each(read)?);
     }
     // The first error in query order, whichever thread met one first.
-    let done: Vec<_> = out.par_chunks_mut(width).enumerate().map(read).collect();
+    let done: Vec<_> = host.par_chunks_mut(width).zip(common).zip(staged).enumerate().map(read).collect();
     Ok(done.into_iter().collect::<Result<(), _>>()?)
 }
 

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     codes::PqShape,
+    frame::Frame,
     gpu::{GpuError, kernel::Plan, layout::Head},
-    metric::Metric,
     network::conv::gpu as conv,
     spec::{IndexSpec, TransformSpec},
     stage::{
@@ -30,6 +30,7 @@ pub(super) struct Widths {
     pub steps: usize,
     n_lists: usize,
     has_transform: bool,
+    splits_queries: bool,
     has_router: bool,
     has_copies: bool,
     /// Codes of a query as given, in 16s, where the transform wants them.
@@ -49,7 +50,8 @@ pub(super) struct Widths {
 
 impl Widths {
     /// The widths for a resolved specification.
-    pub fn of(spec: &IndexSpec, metric: Metric, dim: usize, n_lists: usize) -> Self {
+    pub fn of(spec: &IndexSpec, frame: &Frame, dim: usize, n_lists: usize) -> Self {
+        let metric = frame.stages();
         let s = spec.scored_dims(dim);
         let is_int8 = spec.transform.is_some_and(TransformSpec::is_int8);
         let network = match spec.transform {
@@ -62,6 +64,7 @@ impl Widths {
             steps: (s - 1).div_ceil(16),
             n_lists,
             has_transform: spec.transform.is_some(),
+            splits_queries: frame.splits_queries(),
             has_router: spec.ivf.is_some(),
             has_copies: spec.n_copies() > 1,
             query_steps: if is_int8 { linear::query_len(dim).div_ceil(16) } else { 0 },
@@ -112,6 +115,7 @@ impl Widths {
         let routed = if self.has_router { rows * n_lists } else { 0 };
         Sizes {
             queries: rows * padded(self.dim) * 4,
+            staged: if self.splits_queries { rows * padded(self.dim) * 4 } else { 0 },
             reduced: if self.has_transform { rows * padded(self.s) * 4 } else { 0 },
             query_codes: rows * self.query_steps * 16,
             query_heads: if self.query_steps > 0 { rows * size_of::<Head>() } else { 0 },
@@ -151,12 +155,12 @@ impl Widths {
 /// # Errors
 /// [`GpuError::TooLarge`] where not even one query fits.
 pub(crate) fn scratch_bytes(
-    (spec, metric, dim): (&IndexSpec, Metric, usize),
+    (spec, frame, dim): (&IndexSpec, &Frame, usize),
     largest: Vec<usize>,
     (n, k): (usize, usize),
     (n_probe, n_rerank): (usize, usize),
 ) -> Result<u64, GpuError> {
-    let widths = Widths::of(spec, metric, dim, largest.len() - 1);
+    let widths = Widths::of(spec, frame, dim, largest.len() - 1);
     // What every device has: larger ones are not used otherwise.
     let groups = u64::from(wgpu::Limits::default().max_compute_workgroups_per_dimension).pow(2);
     let bounds = widths.bounds(largest, BUFFER_MAX, groups);

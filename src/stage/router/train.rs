@@ -81,6 +81,8 @@ pub(crate) struct Request<'a> {
     pub points: &'a dyn ReadRows,
     /// Queries like those to come as they are given; `None`: the points.
     pub queries: Option<&'a dyn ReadRows>,
+    /// The queries are the points, row by row.
+    pub are_points: bool,
     /// The same queries, or points, as routers see them, `[t, s]`.
     pub reduced: &'a [f32],
 }
@@ -175,7 +177,7 @@ impl Asked {
         report: impl Fn(&'static str, u64, u64) -> bool + Sync,
         rng: &mut ChaCha8Rng,
     ) -> Self {
-        let Request { metric, centroids, points, queries: given, reduced } = *request;
+        let Request { metric, centroids, points, queries: given, are_points, reduced } = *request;
         let (s, n) = (centroids.s, points.n_rows());
         let mut rows = sample(rng, reduced.len() / s, QUERIES);
         rows.shuffle(rng);
@@ -185,7 +187,7 @@ impl Asked {
             RouterTarget::Labels => Goal::Labels(centroids.lists_of(&queries)),
             RouterTarget::Neighbours => {
                 // A point is its own nearest, which does not count.
-                let own = usize::from(given.is_none() && n > 1);
+                let own = usize::from(are_points && n > 1);
                 let k = NEIGHBOURS.min(n - own);
                 let asked = given.unwrap_or(points).gather(&rows);
                 let mut found = neighbours(metric, points, &asked, k + own, |done, total| {

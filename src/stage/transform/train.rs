@@ -52,6 +52,8 @@ pub(crate) struct Request<'a> {
     pub points: &'a dyn ReadRows,
     /// Queries of another kind than the points.
     pub queries: Option<&'a dyn ReadRows>,
+    /// The queries are the points, row by row, as the stages see queries.
+    pub are_points: bool,
     pub training: &'a Training,
     /// Told of each step of a stage; `false` stops, and then the result is of no use.
     pub report: &'a dyn Fn(&'static str, u64, u64) -> bool,
@@ -341,19 +343,19 @@ fn scaled_finds_more(request: &Request<'_>, w: MatRef<'_, f32>) -> bool {
     let mut rng = generator(request.seed, "lengths");
     let rows = sample(&mut rng, request.points.n_rows(), TRIED_POINTS);
     let (points, queries) = match request.queries {
-        Some(queries) => {
+        Some(queries) if !request.are_points => {
             (request.points.gather(&rows), queries.gather(&sample(&mut rng, queries.n_rows(), TRIED_QUERIES)))
         }
         // Some of the points, which then are none.
-        None => {
+        own => {
             let every = TRIED_POINTS / TRIED_QUERIES;
             let (queries, points): (Vec<_>, Vec<_>) =
                 rows.iter().enumerate().partition(|(i, _)| i.is_multiple_of(every));
-            let gather = |rows: Vec<(usize, &usize)>| {
+            let gather = |source: &dyn ReadRows, rows: Vec<(usize, &usize)>| {
                 let rows: Vec<usize> = rows.into_iter().map(|(_, row)| *row).collect();
-                request.points.gather(&rows)
+                source.gather(&rows)
             };
-            (gather(points), gather(queries))
+            (gather(request.points, points), gather(own.unwrap_or(request.points), queries))
         }
     };
     if points.is_empty() {

@@ -38,12 +38,12 @@ const RIDGE: f32 = 1e-4;
 /// times s vectors; more of them find no more neighbours.
 const QUERIES_PER_DIM: usize = 4;
 
-/// Trains all lists and fills in the tensors; `step` is called once a list.
+/// Trains all lists and fills in the tensors. `queries`, and whether they are the points row by row; `step` is called once a list.
 pub(crate) fn write(
     shape: RrrShape,
     metric: Metric,
     points: &Grouped<'_>,
-    queries: &Grouped<'_>,
+    (queries, are_points): (&Grouped<'_>, bool),
     rng: &mut ChaCha8Rng,
     parts: &mut BTreeMap<&'static str, &mut [u8]>,
     step: impl Fn() -> bool + Sync,
@@ -62,12 +62,17 @@ pub(crate) fn write(
         if stops.load(Ordering::Relaxed) {
             return;
         }
-        let members = points.gather(&points.members.some(list, usize::MAX), shape.s);
+        let rows = points.members.some(list, usize::MAX);
+        let members = points.gather(&rows, shape.s);
         if !members.is_empty() {
             let visitors = queries.members.some(list, QUERIES_PER_DIM * shape.s);
             let visitors = queries.gather(&visitors, shape.s);
             // Fewer queries than points: the points themselves stand in.
-            let x = if visitors.len() < members.len() { members.clone() } else { visitors };
+            let x = match visitors.len() < members.len() {
+                true if are_points => queries.gather(&rows, shape.s),
+                true => members.clone(),
+                false => visitors,
+            };
             let (left, right) = regress(members.clone(), x, shape, &mix, start.as_ref());
             write_a(shape, left.as_ref(), a);
             write_b(shape, metric, right.as_ref(), &members, b);
