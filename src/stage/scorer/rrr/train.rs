@@ -34,6 +34,10 @@ use crate::{
 /// inverted, and 10⁻⁴ of the variance is far below what int8 resolves.
 const RIDGE: f32 = 1e-4;
 
+/// Share of the strongest component's variance from which on weaker ones are found beside it: those far below drown in its rounding,
+/// which is f32's 6·10⁻⁸ times the square root of as many terms as the moment has.
+const RESOLVED: f32 = 1e-6;
+
 /// Training queries of one list, at most, per dimension: a second moment of s dimensions is known from a few
 /// times s vectors; more of them find no more neighbours.
 const QUERIES_PER_DIM: usize = 4;
@@ -107,19 +111,29 @@ fn regress(
     let part = rescale(&mut c).sqrt();
     let points = linalg::rows(&c, c.len() / s, s);
     let lower = root_of_moment(&x, s);
-    let m = lower.transpose() * points.transpose();
-    let second = &m * m.transpose();
-    let n = (r + 1).min(s);
+    let mut m = lower.transpose() * points.transpose();
     let mut left = Mat::zeros(s, r + 1);
     let mut right = Mat::zeros(r + 1, points.nrows());
-    if let Some((u, variances)) = linalg::leading(second.as_ref(), n, start) {
-        let strongest = variances[0].max(0.0);
-        let projected = u.transpose() * &m;
+    let n = (r + 1).min(s);
+    if let Some((mut u, mut variances)) = linalg::leading((&m * m.transpose()).as_ref(), n, start) {
+        let mut projected = u.transpose() * &m;
+        if variances.last().is_some_and(|&last| last < variances[0] * RESOLVED) && n > 1 {
+            // What is left of M beside its strongest component is known to f32's precision, and so are its own components.
+            m -= u.col(0).as_mat() * projected.row(0).as_mat();
+            if let Some((rest, weaker)) = linalg::leading((&m * m.transpose()).as_ref(), n - 1, start) {
+                u.subcols_mut(1, n - 1).copy_from(&rest);
+                projected.subrows_mut(1, n - 1).copy_from(rest.transpose() * &m);
+                variances.truncate(1);
+                variances.extend(weaker);
+            }
+        }
         let mut solved = u.clone();
         solve_upper_triangular_in_place(lower.transpose(), solved.as_mut(), Par::Seq);
-        for (j, variance) in variances.into_iter().enumerate() {
-            // Below f32's resolution of the strongest component there is only rounding.
-            if variance <= strongest * f32::EPSILON {
+        let second = variances.get(1).copied().unwrap_or(0.0);
+        for (j, &variance) in variances.iter().enumerate() {
+            // Below f32's resolution of the strongest other component there is only rounding.
+            let floor = if j == 0 { 0.0 } else { second.max(variances[0] * f32::EPSILON * f32::EPSILON) * f32::EPSILON };
+            if variance <= floor.max(f32::MIN_POSITIVE) {
                 break;
             }
             let root = variance.sqrt().sqrt();
