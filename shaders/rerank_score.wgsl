@@ -5,7 +5,7 @@
 // so the error is d/32 + 8 roundings at most. Twin: `rerank/cpu.rs`.
 @group(0) @binding(0) var<uniform> params: RerankParams;
 @group(0) @binding(2) var<storage, read> queries: array<vec4<f32>>; // [n_rows, query_quads]
-@group(0) @binding(3) var<storage, read> ranges: array<vec4<f32>>; // sq8: [row_quads][min, step]
+@group(0) @binding(3) var<storage, read> ranges: array<vec4<f32>>; // sq8: [row_quads][min, step], scales
 @group(0) @binding(4) var<storage, read> states: array<RowState>; // [n_rows]
 @group(0) @binding(5) var<storage, read_write> candidates: array<vec2<u32>>; // [n_rows, stride]: key, position
 

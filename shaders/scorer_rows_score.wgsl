@@ -5,7 +5,7 @@
 // Sums run in order over quads, so the error is s/4 roundings at most. Twin: `scorer/rows.rs`.
 @group(0) @binding(0) var<uniform> params: ScanParams;
 @group(0) @binding(2) var<storage, read> queries: array<vec4<f32>>; // [n_rows, query_stride / 4]
-@group(0) @binding(3) var<storage, read> ranges: array<vec4<f32>>; // sq8: [row_quads][min, step]
+@group(0) @binding(3) var<storage, read> ranges: array<vec4<f32>>; // sq8: [row_quads][min, step], scales
 @group(0) @binding(4) var<storage, read> lists: array<vec2<u32>>; // [n_lists + 1]: position, run
 @group(0) @binding(5) var<storage, read> groups: array<u32>;
 @group(0) @binding(6) var<storage, read> slots: array<vec2<u32>>;

@@ -184,6 +184,11 @@ impl Frame {
         }
     }
 
+    /// What rows lack of unit length, if that is what they have together: m, or nothing.
+    pub fn unit_rest(&self) -> Option<&[f32]> {
+        self.metric.normalises().then(|| self.mean.as_deref().unwrap_or_default())
+    }
+
     /// `⟨q, m⟩` of a query as stored rows meet it: the part of its products that no row holds.
     #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
     pub fn common_product(&self, q: &[f32]) -> f32 {

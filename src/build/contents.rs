@@ -22,6 +22,8 @@ pub(crate) struct Contents {
     pub spec: IndexSpec,
     /// What the stages see.
     pub frame: Frame,
+    /// Length above which rows have a scale of their own in sq8, where some are longer.
+    pub limit: Option<f32>,
     pub n: usize,
     pub d: usize,
     pub seed: u64,
@@ -62,10 +64,16 @@ impl Contents {
         } else if let Some(shape) = CnnShape::of(&self.spec, self.d) {
             decls.extend(shape.declare(list_sizes));
         } else if let Some(dtype) = self.spec.scorer_rows() {
-            decls.extend(RowStore::declare(&SCORER_ROWS, dtype, sizes.n_positions(), s));
+            decls.extend(RowStore::declare(
+                &SCORER_ROWS,
+                dtype,
+                sizes.n_positions(),
+                s,
+                self.limit.is_some(),
+            ));
         }
         if let Some(dtype) = self.spec.refine {
-            decls.extend(RowStore::declare(&REFINE_ROWS, dtype, self.n, self.d));
+            decls.extend(RowStore::declare(&REFINE_ROWS, dtype, self.n, self.d, self.limit.is_some()));
         }
         decls
     }

@@ -24,7 +24,7 @@ use std::{
 use rayon::prelude::*;
 
 pub(crate) use self::source::check_half;
-use self::source::{Asked, Role, Source, widen};
+use self::source::{Asked, Role, Source, divide, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
 pub use self::{
     error::BuildError,
@@ -38,7 +38,7 @@ use crate::{
     index::Index,
     lists::{self, Arrangement},
     metric::Metric,
-    rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
+    rows::{self, REFINE_ROWS, Rounding, RowStore, SCORER_ROWS},
     spec::{CNN_POINTS_MAX, IndexSpec, Milli, RowDtype, ScorerSpec, TransformSpec},
     stage::{
         router::{self, Router},
@@ -161,6 +161,7 @@ impl<'a> IndexBuilder<'a> {
         let (contents, range) = self.check(base)?;
         let Contents { spec, n, d, ref frame, .. } = contents;
         let metric = frame.stages();
+        let rounding = Rounding { limit: contents.limit, unit: frame.unit_rest() };
         let queries = self.asked(base, frame);
         let base = Source { vectors: base, frame, role: Role::Point, what: VECTORS };
 
@@ -225,13 +226,22 @@ impl<'a> IndexBuilder<'a> {
                 self.report("rows", 0, n as u64);
                 let points = partition.map_or_else(|| base.reduced(transform.as_ref()), |p| p.points);
                 let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); s];
-                points.chunks_exact(s).for_each(|row| widen(&mut range, row));
-                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                let mut row = Vec::new();
+                for point in points.chunks_exact(s) {
+                    row.clear();
+                    row.extend_from_slice(point);
+                    if let Some(limit) = contents.limit {
+                        divide(&mut row, limit);
+                    }
+                    widen(&mut range, &row);
+                }
+                let rounding = Rounding { limit: contents.limit, unit: None };
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, (&range, rounding), rows, |row, out| {
                     out.copy_from_slice(&points[row * s..(row + 1) * s]);
                 });
             } else {
                 drop(partition);
-                self.write_rows(&SCORER_ROWS, dtype, &mut parts, &range, rows, |row, out| {
+                self.write_rows(&SCORER_ROWS, dtype, &mut parts, (&range, rounding), rows, |row, out| {
                     base.read(row, out);
                 });
             }
@@ -239,7 +249,9 @@ impl<'a> IndexBuilder<'a> {
         if let Some(dtype) = spec.refine {
             self.go_on()?;
             let rows = arrangement.by_point();
-            self.write_rows(&REFINE_ROWS, dtype, &mut parts, &range, rows, |row, out| base.read(row, out));
+            self.write_rows(&REFINE_ROWS, dtype, &mut parts, (&range, rounding), rows, |row, out| {
+                base.read(row, out);
+            });
         }
         if let Some(trained) = trained {
             image.describe(cnn::NETWORKS_KEY, trained);
@@ -319,17 +331,22 @@ impl<'a> IndexBuilder<'a> {
         let plain = Frame::plain(self.metric);
         let source = |vectors, frame, role, what| Source { vectors, frame, role, what };
         let frame = Frame::find(self.metric, &source(base, &plain, Role::Point, VECTORS), self.seed);
-        let range = source(base, &frame, Role::Point, VECTORS).check(self)?;
+        let points = source(base, &frame, Role::Point, VECTORS);
+        let is_bytes = spec.refine == Some(RowDtype::Sq8) || spec.scorer_rows() == Some(RowDtype::Sq8);
+        let limit =
+            is_bytes.then(|| rows::limit(points.usual_length(self.seed))).filter(|&limit| limit > 0.0);
+        let (range, has_long) = points.check(self, limit)?;
         self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
         }
         if let Some(vectors) = self.train_queries {
-            source(vectors, &frame, Role::Query, TRAINING_QUERIES).check(self)?;
+            source(vectors, &frame, Role::Query, TRAINING_QUERIES).check(self, None)?;
         }
         let contents = Contents {
             spec,
             frame,
+            limit: limit.filter(|_| has_long),
             n,
             d,
             seed: self.seed,
@@ -477,14 +494,14 @@ impl<'a> IndexBuilder<'a> {
         names: &crate::rows::RowNames,
         dtype: RowDtype,
         parts: &mut BTreeMap<&'static str, &mut [u8]>,
-        range: &[(f32, f32)],
+        (range, rounding): (&[(f32, f32)], Rounding<'_>),
         rows: &[u32],
         read: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let total = rows.len() as u64;
         let done = AtomicU64::new(0);
         let stops = AtomicBool::new(false);
-        RowStore::write(names, dtype, parts, range, |position, out| {
+        RowStore::write(names, dtype, parts, range, rounding, |position, out| {
             if stops.load(Ordering::Relaxed) {
                 return;
             }

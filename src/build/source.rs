@@ -1,6 +1,6 @@
 //! The vectors that an index is built of, as its stages see them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use half::f16;
 use rayon::prelude::*;
@@ -8,13 +8,17 @@ use rayon::prelude::*;
 use super::IndexBuilder;
 use crate::{
     frame::Frame,
+    rows,
     stage::transform::train::Trained,
-    train::ReadRows,
+    train::{ReadRows, generator, kmeans, sample},
     vectors::{VectorError, Vectors, check_row},
 };
 
 /// Rows read and projected together.
 const CHUNK: usize = 256;
+
+/// Rows that the usual length is taken of, at most.
+const LENGTHS: usize = 256;
 
 /// Vectors as the stages see them, in their frame.
 #[derive(Clone, Copy)]
@@ -74,11 +78,26 @@ impl Source<'_> {
         }
     }
 
-    /// Refuses bad rows, the first in row order; returns each dimension's range in the frame.
-    pub fn check(&self, build: &IndexBuilder<'_>) -> Result<Vec<(f32, f32)>, VectorError> {
+    /// The length that half of the rows are below, by a sample of them.
+    pub fn usual_length(&self, seed: u64) -> f32 {
+        let rows = self.gather(&sample(&mut generator(seed, "lengths"), self.n_rows(), LENGTHS));
+        let mut lengths: Vec<f32> =
+            rows.chunks_exact(self.dim()).map(|row| kmeans::squared_norm(row).sqrt()).collect();
+        lengths.sort_unstable_by(f32::total_cmp);
+        lengths[lengths.len() / 2]
+    }
+
+    /// Refuses bad rows, the first in row order; returns each dimension's range in the frame, of rows longer than a limit divided by
+    /// their scales, and whether there are such rows.
+    pub fn check(
+        &self,
+        build: &IndexBuilder<'_>,
+        limit: Option<f32>,
+    ) -> Result<(Vec<(f32, f32)>, bool), VectorError> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
         let done = AtomicU64::new(0);
         build.report("check", 0, n as u64);
+        let has_long = AtomicBool::new(false);
         let pieces: Vec<Result<Vec<(f32, f32)>, VectorError>> = (0..n.div_ceil(4096))
             .into_par_iter()
             .map(|piece| {
@@ -92,6 +111,11 @@ impl Source<'_> {
                     self.vectors.read(r, &mut row);
                     check_row(self.what, r, &row, self.frame.metric().normalises())?;
                     self.enter(&mut row);
+                    if let Some(limit) = limit
+                        && divide(&mut row, limit)
+                    {
+                        has_long.store(true, Ordering::Relaxed);
+                    }
                     widen(&mut range, &row);
                 }
                 let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
@@ -99,7 +123,7 @@ impl Source<'_> {
                 Ok(range)
             })
             .collect();
-        merge(d, pieces)
+        Ok((merge(d, pieces)?, has_long.into_inner()))
     }
 
     /// All rows in the reduced space, `[n, s]`.
@@ -128,6 +152,15 @@ impl Source<'_> {
         );
         out
     }
+}
+
+/// Divides a row by its scale; returns whether it has one of its own.
+pub(super) fn divide(row: &mut [f32], limit: f32) -> bool {
+    let scale = rows::scale_of(row, limit);
+    if scale > 1.0 {
+        row.iter_mut().for_each(|v| *v /= scale);
+    }
+    scale > 1.0
 }
 
 /// Widens each dimension's range to a row's values.

@@ -94,7 +94,7 @@ gpu_structs! {
     RerankParams {
         grid_width: u32, n_rows: u32, stride: u32, row_groups: u32,
         page_from: u32, page_to: u32, row_quads: u32, query_quads: u32,
-        dim: u32, pad_0: u32, pad_1: u32, pad_2: u32,
+        dim: u32, scales_at: u32, pad_1: u32, pad_2: u32,
     }
     /// `pairs_*` and `scorer_*`: a round of probes, on one page.
     ScanParams {
@@ -105,7 +105,7 @@ gpu_structs! {
         factor: f32, stride: u32, list_from: u32, run_from: u32,
         record_words: u32, column_words: u32, column_len: u32, rank: u32,
         t_stride: u32, row_quads: u32, dim: u32, table_words: u32,
-        has_base: u32, pad_0: u32, pad_1: u32, pad_2: u32,
+        has_base: u32, scales_at: u32, pad_1: u32, pad_2: u32,
     }
 }
 

@@ -23,8 +23,10 @@ pub(crate) struct GpuRows {
     pub row_quads: usize,
     /// Bytes a row.
     pub row_bytes: usize,
-    /// Least value and step of each dimension (sq8).
+    /// Least value and step of each dimension, then the scales of rows, where they have some (sq8).
     pub ranges: Buffer,
+    /// Where scales begin, in fours; 0 where there are none.
+    pub scales_at: usize,
     /// Pages in order of their positions.
     pub pages: Vec<RowPage>,
 }
@@ -53,10 +55,16 @@ impl GpuRows {
         };
         let row_quads = dim.div_ceil(4);
         let mut ranges = vec![0.0_f32; row_quads * 8];
-        if let Rows::Sq8 { min, step, .. } = &rows.rows {
+        let mut scales_at = 0;
+        if let Rows::Sq8 { min, step, scales, .. } = &rows.rows {
             for (i, (&min, &step)) in min.iter().zip(step.iter()).enumerate() {
                 ranges[i / 4 * 8 + i % 4] = min;
                 ranges[i / 4 * 8 + 4 + i % 4] = step;
+            }
+            if let Some(scales) = scales {
+                scales_at = ranges.len() / 4;
+                ranges.extend_from_slice(scales);
+                ranges.resize(ranges.len().next_multiple_of(4), 0.0);
             }
         }
         let row_bytes = dim * width;
@@ -81,6 +89,7 @@ impl GpuRows {
             dim,
             row_quads,
             row_bytes,
+            scales_at,
             ranges: upload(gpu, "row ranges", bytemuck::cast_slice(&ranges))?,
             pages,
         })

@@ -30,6 +30,7 @@ pub(crate) fn score(
         row_quads: narrow(store.row_quads),
         query_quads: narrow(query_stride / 4),
         dim: narrow(store.dim),
+        scales_at: narrow(store.scales_at),
         ..Default::default()
     };
     let scored = (n_rows * n_rerank) as f64 / store.pages.len() as f64;

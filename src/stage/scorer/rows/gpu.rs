@@ -21,7 +21,12 @@ pub(crate) fn score(
     pairs: PairInputs<'_>,
     (candidates, states): (&Buffer, &Buffer),
 ) {
-    let params = ScanParams { row_quads: narrow(store.row_quads), dim: narrow(store.dim), ..work.params };
+    let params = ScanParams {
+        row_quads: narrow(store.row_quads),
+        dim: narrow(store.dim),
+        scales_at: narrow(store.scales_at),
+        ..work.params
+    };
     let cost = Cost { bytes: work.read * store.row_bytes as f64, ops: 2.0 * work.points * store.dim as f64 };
     let kernel = Kernel::RowsScore(store.kind, pairs.plan);
     let bindings = [rows, queries, &store.ranges, pairs.lists, pairs.groups, pairs.slots, candidates, states];

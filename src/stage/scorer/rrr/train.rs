@@ -132,7 +132,11 @@ fn regress(
         let second = variances.get(1).copied().unwrap_or(0.0);
         for (j, &variance) in variances.iter().enumerate() {
             // Below f32's resolution of the strongest other component there is only rounding.
-            let floor = if j == 0 { 0.0 } else { second.max(variances[0] * f32::EPSILON * f32::EPSILON) * f32::EPSILON };
+            let floor = if j == 0 {
+                0.0
+            } else {
+                second.max(variances[0] * f32::EPSILON * f32::EPSILON) * f32::EPSILON
+            };
             if variance <= floor.max(f32::MIN_POSITIVE) {
                 break;
             }
