@@ -8,6 +8,7 @@
 
 mod contents;
 mod error;
+mod objective;
 mod partition;
 mod plan;
 mod progress;
@@ -39,7 +40,7 @@ use crate::{
     lists::{self, Arrangement},
     metric::Metric,
     rows::{self, REFINE_ROWS, Rounding, RowStore, SCORER_ROWS},
-    spec::{CNN_POINTS_MAX, IndexSpec, Milli, RowDtype, ScorerSpec, TransformSpec},
+    spec::{CNN_POINTS_MAX, IndexSpec, IvfSpec, Milli, RowDtype, ScorerSpec, TransformSpec},
     stage::{
         router::{self, Router},
         scorer::{
@@ -57,6 +58,9 @@ use crate::{
 /// What vectors are called in errors.
 const VECTORS: &str = "vectors";
 const TRAINING_QUERIES: &str = "training queries";
+
+/// The metadata entry of how lists were tried, where they were.
+const PARTITION: &str = "partition";
 
 type Callback<'a> = dyn Fn(Progress) + Sync + 'a;
 
@@ -158,8 +162,8 @@ impl<'a> IndexBuilder<'a> {
     }
 
     fn index(&self, base: &dyn Vectors) -> Result<Index, BuildError> {
-        let (contents, range) = self.check(base)?;
-        let Contents { spec, n, d, ref frame, .. } = contents;
+        let (mut contents, range) = self.check(base)?;
+        let Contents { mut spec, n, d, ref frame, .. } = contents;
         let metric = frame.stages();
         let rounding = Rounding { limit: contents.limit, unit: frame.unit_rest() };
         let queries = self.asked(base, frame);
@@ -172,13 +176,22 @@ impl<'a> IndexBuilder<'a> {
             Some(ivf) => {
                 let (arrangement, partition) =
                     self.partition(spec, ivf, &base, queries.as_ref(), transform.as_ref());
+                if let Some(outcome) = &partition.objective
+                    && outcome.takes_distance()
+                {
+                    spec.ivf = Some(IvfSpec { threshold: Some(Milli(0)), ..ivf });
+                }
                 (arrangement, Some(partition))
             }
             None => (Arrangement::plain(n), None),
         };
 
         self.go_on()?;
+        contents.spec = spec;
         let mut metadata = contents.metadata();
+        if let Some(outcome) = partition.as_ref().and_then(|partition| partition.objective.as_ref()) {
+            metadata.insert(PARTITION.to_owned(), outcome.to_string());
+        }
         let found = transform.iter().flat_map(Trained::found);
         metadata.extend(found.map(|(key, value)| (key.to_owned(), value.to_owned())));
         if let Some(router) = partition.as_ref().and_then(|partition| partition.router.as_ref()) {

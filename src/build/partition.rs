@@ -2,11 +2,12 @@
 
 use super::{
     IndexBuilder,
+    objective::{self, Outcome},
     source::{Asked, Source},
 };
 use crate::{
     lists::Arrangement,
-    spec::{IndexSpec, IvfSpec, ScorerSpec},
+    spec::{IndexSpec, IvfSpec, Milli, ScorerSpec},
     stage::{router::train as router, transform::train::Trained},
     train::{
         ReadRows, generator, grouped,
@@ -18,6 +19,8 @@ use crate::{
 /// Lists and what scorers are trained on.
 pub(super) struct Partition {
     pub centroids: kmeans::Centroids,
+    /// How lists were tried, where that was needed.
+    pub objective: Option<Outcome>,
     /// A trained router.
     pub router: Option<router::Trained>,
     /// Reduced points, `[n, s]`.
@@ -63,28 +66,46 @@ impl IndexBuilder<'_> {
         let mut rng = generator(self.seed, "partition");
         let metric = base.frame.stages();
         let is_product = !metric.is_l2();
+        let trains_lists = matches!(spec.scorer, ScorerSpec::Rrr { .. } | ScorerSpec::Cnn { .. });
+        let is_learned = ivf.router.is_trained();
+        let tried = if is_product && ivf.threshold.is_none() {
+            let mut rng = generator(self.seed, "objective");
+            let asked =
+                queries.map(|queries| queries.source.sampled(objective::QUERIES, transform, &mut rng));
+            objective::tried(&points, asked, s, n_lists, &mut rng)
+        } else {
+            None
+        };
+        let by_distance =
+            ivf.threshold == Some(Milli(0)) || tried.as_ref().is_some_and(Outcome::takes_distance);
         let objective = match ivf.threshold {
+            _ if by_distance => Objective::Distance,
             Some(t) => Objective::ScoreAware(ScoreAware::new(t.value(), &points, s), is_product),
             None if is_product => Objective::Angle,
             None => Objective::Distance,
         };
         let rounds = &kmeans::LIST_ROUNDS;
-        let centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
+        let mut centroids = kmeans::train(&points, s, n_lists, objective, rounds, &mut rng, |step| {
             self.report("partition", step as u64, total)
         });
-        let trains_lists = matches!(spec.scorer, ScorerSpec::Rrr { .. } | ScorerSpec::Cnn { .. });
         // Points are their own training queries unless others are given.
         let mut nearest = Vec::new();
         let top = grouped::TRAIN_LISTS.min(n_lists);
-        let is_learned = ivf.router.is_trained();
+        let mut first = Vec::new();
+        if by_distance && is_product {
+            first = centroids.lists_of(&points);
+            centroids = centroids.for_products();
+        }
         if trains_lists && queries.is_none() && !is_learned {
             nearest = centroids.nearest(&points, top);
         }
-        let first: Vec<u32> = if nearest.is_empty() || ivf.threshold.is_some() {
-            centroids.lists_of(&points)
-        } else {
-            nearest.iter().step_by(top).copied().collect()
-        };
+        if first.is_empty() {
+            first = if nearest.is_empty() || ivf.threshold.is_some() {
+                centroids.lists_of(&points)
+            } else {
+                nearest.iter().step_by(top).copied().collect()
+            };
+        }
         self.report("partition", total - 1, total);
         let lists = match (ivf.spill, spec.n_copies()) {
             (Some(spill), n_copies @ 2..) => {
@@ -122,6 +143,7 @@ impl IndexBuilder<'_> {
         let keeps = transform.is_some() || trains_lists || matches!(spec.scorer, ScorerSpec::Pq { .. });
         let mut partition = Partition {
             centroids,
+            objective: tried,
             points: if keeps { points } else { Vec::new() },
             router,
             visitors: None,

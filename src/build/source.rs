@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use half::f16;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::IndexBuilder;
@@ -124,6 +125,19 @@ impl Source<'_> {
             })
             .collect();
         Ok((merge(d, pieces)?, has_long.into_inner()))
+    }
+
+    /// Some rows, at most `n`, in the reduced space, `[n, s]`.
+    pub fn sampled(&self, n: usize, transform: Option<&Trained>, rng: &mut ChaCha8Rng) -> Vec<f32> {
+        let rows = self.gather(&sample(rng, self.n_rows(), n));
+        match transform {
+            None => rows,
+            Some(transform) => {
+                let mut out = vec![0.0; rows.len() / self.dim() * transform.s()];
+                transform.reduce(&rows, &mut out);
+                out
+            }
+        }
     }
 
     /// All rows in the reduced space, `[n, s]`.

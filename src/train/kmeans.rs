@@ -129,6 +129,13 @@ impl Centroids {
         other
     }
 
+    /// The same centroids for queries that look for products, whatever points were assigned by.
+    pub fn for_products(self) -> Self {
+        let bias = vec![0.0; self.len()];
+        let values = self.values.clone();
+        self.ranked_by(values, bias)
+    }
+
     /// Values and biases as blocks, a bias in a norm's place.
     pub fn run(&self) -> &[u8] {
         &self.blocks.run

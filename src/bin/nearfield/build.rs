@@ -303,7 +303,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         report::bytes(index.n_bytes()),
     ))?;
     report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
-    ["training", "routing", "networks"]
+    ["training", "partition", "routing", "networks"]
         .iter()
         .filter_map(|key| index.metadata(key))
         .try_for_each(|found| report::line(&format!("  {found}")))
