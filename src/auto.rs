@@ -17,7 +17,7 @@ use crate::{
     search::SearchError,
     spec::{AxesDtype, IndexSpec, IvfSpec, Milli, RANK_STEP, RowDtype, SpecError, SpillSpec, TransformSpec},
     train::{generator, sample},
-    tune::{OperatingPoint, Tuner},
+    tune::{QuerySource, OperatingPoint, Tuner},
     vectors::{Rows, Vectors},
 };
 
@@ -331,7 +331,9 @@ impl<'a> Bench<'a> {
             k: self.auto.k,
             batch: self.queries.nrows(),
             threads: 0,
+            source: QuerySource::Given,
             own: None,
+            checks: false,
             enough: self.auto.recall,
         };
         let points = tuner.run(&mut |_| true)?.points;

@@ -85,5 +85,5 @@ pub use train::{
     inrp::{CheckpointError, Training},
     score_aware::{eta, eta_limit},
 };
-pub use tune::{Choice, OperatingPoint, Tuner, Tuning};
+pub use tune::{Choice, OperatingPoint, QuerySource, Tuner, Tuning};
 pub use vectors::{VectorError, Vectors};

@@ -58,6 +58,8 @@ pub(crate) struct Lists {
     offsets: Option<View<u64>>,
     sizes: ListSizes,
     n_empty: usize,
+    /// Positions in the p + 1 smallest lists that are not empty.
+    smallest: Vec<usize>,
     points: Option<View<u32>>,
     ids: Ids,
 }
@@ -124,8 +126,10 @@ impl Lists {
         {
             return Err(value(IDS, format!("expected ids below {NO_ID}, which stands for no neighbour")));
         }
+        let lengths = offsets.iter().flat_map(|offsets| offsets.windows(2).map(|w| w[1] - w[0]));
+        let smallest = smallest(lengths.map(|n| usize::try_from(n).unwrap_or(n_positions)));
         let n_empty = offsets.as_ref().map_or(0, |o| o.windows(2).filter(|w| w[0] == w[1]).count());
-        Ok(Self { offsets, sizes, n_empty, points, ids })
+        Ok(Self { offsets, sizes, n_empty, smallest, points, ids })
     }
 
     /// Number of lists.
@@ -148,6 +152,11 @@ impl Lists {
     /// Lists without a point. Many equal points leave some: they must not use up a query's probes.
     pub fn n_empty(&self) -> usize {
         self.n_empty
+    }
+
+    /// Lists that hold `k` points whichever they are, or all of them.
+    pub fn n_filling(&self, k: usize) -> usize {
+        n_filling(&self.smallest, k.saturating_mul(self.sizes.n_copies))
     }
 
     /// How many points, lists and positions there are.
@@ -178,6 +187,23 @@ impl Lists {
     pub fn id_at(&self, position: u32) -> u64 {
         self.ids.get(self.point(position))
     }
+}
+
+/// Positions in the p + 1 smallest of some lists, empty ones left out.
+pub(crate) fn smallest(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut lengths: Vec<usize> = lengths.filter(|&length| length > 0).collect();
+    lengths.sort_unstable();
+    let mut sum = 0;
+    for length in &mut lengths {
+        sum += *length;
+        *length = sum;
+    }
+    lengths
+}
+
+/// Lists that hold so many positions whichever they are, or all of them; of [`smallest`].
+pub(crate) fn n_filling(smallest: &[usize], n_positions: usize) -> usize {
+    (smallest.partition_point(|&held| held < n_positions) + 1).min(smallest.len().max(1))
 }
 
 /// Rows by list, as a build arranges them.

@@ -23,10 +23,13 @@ pub(crate) const KEY: &str = "tuning";
 /// Recall beyond which more effort brings nothing that sample queries could tell.
 pub const ENOUGH: f64 = 0.9995;
 
-/// Neighbours that queries of the same kind miss for one that rows of the index miss: lists were made and regressions fitted
-/// with these rows. (1.08 to 1.2 on made sets of 18 000, in ip, cosine and l2;
-/// less on glosses.)
-const FAMILIAR: f64 = 1.2;
+/// The recall that a search without numbers stands for, where an index is tuned.
+pub const USUAL: f64 = 0.95;
+
+/// Neighbours that other queries of the same kind miss for one that rows of the index miss, or queries that it was trained with: lists
+/// were made and regressions fitted with these. (Between recalls of 0.85 and 0.99, nine specifications: glosses 0.88 to 1.1, images
+/// 0.88 to 1.25, word vectors 1.08 to 1.33.)
+const FAMILIAR: f64 = 1.3;
 
 /// Steps in a row that may bring next to nothing before the search ends.
 const IDLE_MAX: usize = 6;
@@ -44,10 +47,51 @@ pub struct OperatingPoint {
     pub n_probe: usize,
     /// Candidates scored exactly.
     pub n_rerank: usize,
-    /// Share of the k true neighbours found.
+    /// Share of the k true neighbours that other queries will find at least: what the sample found, less a standard error and what
+    /// rows that stand in for queries find too easily.
     pub recall: f64,
+    /// Share that the half of the sample found by which nothing was chosen, as it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
     /// Queries a second, in the fastest of the runs.
     pub qps: f64,
+}
+
+/// The queries that an index was tuned with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum QuerySource {
+    /// An older table, which does not say.
+    #[default]
+    Unknown,
+    /// Queries given for it.
+    Given,
+    /// Queries that the index was trained with.
+    Training,
+    /// Rows of the index, each left out of its own neighbours.
+    Rows,
+}
+
+impl QuerySource {
+    /// Neighbours that other queries of the kind miss for one that these miss.
+    fn familiar(self) -> f64 {
+        match self {
+            Self::Rows | Self::Training => FAMILIAR,
+            Self::Given | Self::Unknown => 1.0,
+        }
+    }
+}
+
+impl std::fmt::Display for QuerySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "queries",
+            Self::Given => "queries given",
+            Self::Training => "training queries",
+            Self::Rows => "rows as queries",
+        })
+    }
 }
 
 /// The frontier of recall and speed for one `k` on one device.
@@ -59,6 +103,9 @@ pub struct Tuning {
     pub device: String,
     /// Queries it was measured with.
     pub n_queries: usize,
+    /// The kind of these queries.
+    #[serde(default)]
+    pub source: QuerySource,
     /// Queries a call.
     pub batch: usize,
     /// Threads.
@@ -74,6 +121,17 @@ impl Tuning {
         self.points.iter().find(|point| point.recall >= recall)
     }
 
+    /// One of its efforts as a choice.
+    fn choice(&self, point: &OperatingPoint) -> Choice {
+        Choice {
+            effort: Effort { n_probe: point.n_probe, n_rerank: point.n_rerank },
+            recall: point.recall,
+            k: self.k,
+            device: self.device.clone(),
+            source: self.source,
+        }
+    }
+
     /// `cpu`, `gpu` or `reference`.
     fn kind(&self) -> &str {
         kind(&self.device)
@@ -85,6 +143,7 @@ impl Tuning {
             (1..=n_lists).contains(&point.n_probe)
                 && (1..=n).contains(&point.n_rerank)
                 && (0.0..=1.0).contains(&point.recall)
+                && point.held_out.is_none_or(|held_out| (0.0..=1.0).contains(&held_out))
                 && point.qps >= 0.0
         };
         let is_plain = self.device.len() <= 200 && !self.device.contains(char::is_control);
@@ -129,6 +188,25 @@ pub struct Choice {
     pub k: usize,
     /// The device that it was measured on.
     pub device: String,
+    /// The queries that it was measured with.
+    pub source: QuerySource,
+}
+
+/// The best there is for [`USUAL`], if the index is tuned for `k`: an effort that reaches it, else the one that comes nearest.
+pub(crate) fn usual(tunings: &[Tuning], device: &str, k: usize) -> Option<Choice> {
+    match choose(tunings, device, k, USUAL) {
+        Ok(choice) => Some(choice),
+        Err(_) => {
+            let tuning = nearest(tunings, device, k)?;
+            tuning.points.last().map(|point| tuning.choice(point))
+        }
+    }
+}
+
+/// The tuning for the least k that suffices, of this kind of device if there is one.
+fn nearest<'t>(tunings: &'t [Tuning], device: &str, k: usize) -> Option<&'t Tuning> {
+    let fits = tunings.iter().filter(|tuning| tuning.k >= k);
+    fits.min_by_key(|tuning| (tuning.k, tuning.kind() != kind(device)))
 }
 
 /// Chooses the cheapest effort for a recall: by the tuning for the least `k` that suffices, of this kind of device if there is
@@ -137,18 +215,12 @@ pub(crate) fn choose(tunings: &[Tuning], device: &str, k: usize, recall: f64) ->
     if !(recall > 0.0 && recall <= 1.0) {
         return Err(SearchError::RecallRange { given: recall.to_string() });
     }
-    let fits = tunings.iter().filter(|tuning| tuning.k >= k);
-    let Some(tuning) = fits.min_by_key(|tuning| (tuning.k, tuning.kind() != kind(device))) else {
+    let Some(tuning) = nearest(tunings, device, k) else {
         let tuned = tunings.iter().map(|tuning| tuning.k).max();
         return Err(SearchError::NotTuned { k, tuned });
     };
     match tuning.cheapest(recall) {
-        Some(point) => Ok(Choice {
-            effort: Effort { n_probe: point.n_probe, n_rerank: point.n_rerank },
-            recall: point.recall,
-            k: tuning.k,
-            device: tuning.device.clone(),
-        }),
+        Some(point) => Ok(tuning.choice(point)),
         None => {
             let best = tuning.points.last().map_or(0.0, |point| point.recall);
             Err(SearchError::RecallTooHigh {
@@ -176,9 +248,13 @@ pub struct Tuner<'a> {
     pub batch: usize,
     /// Threads for a batch: 0 takes rayon's current pool.
     pub threads: usize,
-    /// Where the queries are points of the index: their ids, which do not count among their own neighbours. Other queries of
-    /// their kind miss more, a fifth or so, and recall is reported accordingly.
+    /// The kind of the queries: rows of the index, and queries that it was trained with, find more than others of their kind, and
+    /// recall is reported accordingly.
+    pub source: QuerySource,
+    /// Where the queries are points of the index: their ids, which do not count among their own neighbours.
     pub own: Option<&'a [u64]>,
+    /// Whether every other query only checks what the rest say.
+    pub checks: bool,
     /// Recall from which on more effort is not tried: [`ENOUGH`], or less.
     pub enough: f64,
 }
@@ -231,13 +307,18 @@ impl Tuner<'_> {
             k: self.k,
             device: self.searcher.device().name.clone(),
             n_queries: self.queries.nrows(),
+            source: self.source,
             batch: self.batch,
             threads: if self.threads == 0 { rayon::current_num_threads() } else { self.threads },
             points: frontier(measured),
         })
     }
 
-    fn measure(&self, n_probe: usize, n_rerank: usize) -> Result<OperatingPoint, SearchError> {
+    /// Measures one effort.
+    ///
+    /// # Errors
+    /// As [`Searcher::search`].
+    pub fn measure(&self, n_probe: usize, n_rerank: usize) -> Result<OperatingPoint, SearchError> {
         // One more where the query itself is found first.
         let k = self.k + usize::from(self.own.is_some());
         let mut params = SearchParams::new(k).n_probe(n_probe).threads(self.threads);
@@ -260,15 +341,21 @@ impl Tuner<'_> {
         if let Some(own) = self.own {
             ids = without(&ids, own);
         }
-        let mut recall = self.recall.of(ids.view());
-        if self.own.is_some() {
-            recall = (1.0 - FAMILIAR * (1.0 - recall)).max(0.0);
-        }
+        let found = self.recall.each(ids.view());
+        let chooses = |i: &usize| !self.checks || i.is_multiple_of(2);
+        let (choosing, checking): (Vec<usize>, Vec<usize>) = (0..n).partition(chooses);
+        let of = |rows: &[usize]| rows.iter().map(|&i| found[i]).sum::<f64>() / rows.len().max(1) as f64;
+        let mean = of(&choosing);
+        let square: f64 = choosing.iter().map(|&i| (found[i] - mean).powi(2)).sum();
+        let error = square.sqrt() / choosing.len().max(1) as f64;
+        let recall = (1.0 - self.source.familiar() * (1.0 - mean) - error).max(0.0);
         // As many digits as mean something, which is also what a file gives back.
+        let rounded = |v: f64| (v * 1e6).round() / 1e6;
         Ok(OperatingPoint {
             n_probe,
             n_rerank,
-            recall: (recall * 1e6).round() / 1e6,
+            recall: rounded(recall),
+            held_out: (!checking.is_empty()).then(|| rounded(of(&checking))),
             qps: (n as f64 / fastest.max(1e-9)).round().max(1.0),
         })
     }

@@ -5,7 +5,7 @@ mod support;
 
 use ndarray::{Array2, Axis, s};
 use nearfield::{
-    Device, Index, Metric, OpenError, SearchError, SearchParams, Tuner, Tuning, Vectors,
+    Device, Index, Metric, OpenError, SearchError, SearchParams, QuerySource, Tuner, Tuning, Vectors,
     eval::{self, Recall},
     io::VectorFile,
     tune::{self, ENOUGH},
@@ -42,7 +42,9 @@ fn tuned(index: &Index, queries: &Array2<f32>, truth: &Array2<u64>, k: usize) ->
         k,
         batch,
         threads: 1,
+        source: QuerySource::Given,
         own: None,
+        checks: false,
         enough: ENOUGH,
     };
     tuner.run(&mut |_| true).unwrap()
@@ -112,7 +114,9 @@ fn a_recall_is_reached_by_the_rows_own_table() {
             k: 10,
             batch: 1000,
             threads: 1,
+            source: QuerySource::Rows,
             own: Some(&own),
+            checks: true,
             enough: ENOUGH,
         };
         let tuned = index.with_tuning(tuner.run(&mut |_| true).unwrap()).searcher(Device::cpu()).unwrap();

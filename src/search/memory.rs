@@ -1,7 +1,7 @@
 //! What searches take, known from an index's specification and sizes alone.
 
 use super::{SearchParams, cpu, places};
-use crate::{codes::PqShape, frame::Frame, spec::IndexSpec};
+use crate::{codes::PqShape, frame::Frame, lists, spec::IndexSpec};
 
 /// An index as far as the memory of its searches depends on it.
 pub(crate) struct Memory<'a> {
@@ -49,6 +49,8 @@ impl Memory<'_> {
     }
 
     fn effort(&self, params: SearchParams) -> super::Effort {
-        params.filled_in(self.list_sizes.len(), self.n, self.spec.refine.is_some())
+        let smallest = lists::smallest(self.list_sizes.iter().copied());
+        let n_filling = lists::n_filling(&smallest, params.k.saturating_mul(self.spec.n_copies()));
+        params.filled_in(self.list_sizes.len(), n_filling, self.n, self.spec.refine.is_some())
     }
 }

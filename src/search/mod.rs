@@ -34,9 +34,10 @@ use crate::{
 pub struct SearchParams {
     /// Neighbours a query; more than there are points is allowed, missing places are marked.
     pub k: usize,
-    /// Lists read a query, at most all; `None` is one list in 32, at least 8.
+    /// Lists read a query, at most all; `None` is one list in 32, at least 8 and as many as hold `k` points, or more where
+    /// tuning says so: see [`Searcher::effort`].
     pub n_probe: Option<usize>,
-    /// Candidates scored exactly, at least `k`; `None` is `5·k`, at least 50.
+    /// Candidates scored exactly, at least `k`; `None` is `5·k`, at least 50, or more where tuning says so.
     pub n_rerank: Option<usize>,
     /// Threads for a batch: 0 takes rayon's current pool, 1 stays on the calling thread.
     pub threads: usize,
@@ -82,9 +83,9 @@ impl SearchParams {
 }
 
 impl SearchParams {
-    /// The effort for an index of `n_lists` lists and `n` points that stores rows or does not.
-    fn filled_in(&self, n_lists: usize, n: usize, reranks: bool) -> Effort {
-        let n_probe = self.n_probe.unwrap_or_else(|| (n_lists / 32).max(8)).min(n_lists);
+    /// The effort for an index of `n_lists` lists, of which any `n_filling` hold `k` points, and `n` points; `reranks`: it stores rows.
+    fn filled_in(&self, n_lists: usize, n_filling: usize, n: usize, reranks: bool) -> Effort {
+        let n_probe = self.n_probe.unwrap_or_else(|| (n_lists / 32).max(8).max(n_filling)).min(n_lists);
         let n_rerank = if reranks {
             self.n_rerank.unwrap_or_else(|| self.k.saturating_mul(5).max(50)).max(self.k)
         } else {
@@ -307,12 +308,23 @@ impl Searcher {
         }
     }
 
-    /// What the recall asked for means for this index, and what that rests on; nothing if none is asked for.
+    /// What the recall asked for means for this index, and what that rests on. Without any number it is [`tune::USUAL`] where the index
+    /// is tuned for `k`, but never less effort than an index that is not tuned takes; else nothing.
     ///
     /// # Errors
     /// [`SearchError`] where the index is not tuned, or the recall is out of its reach.
     pub fn choose(&self, params: SearchParams) -> Result<Option<Choice>, SearchError> {
-        let Some(recall) = params.recall else { return Ok(None) };
+        let Some(recall) = params.recall else {
+            if params.n_probe.is_some() || params.n_rerank.is_some() {
+                return Ok(None);
+            }
+            let least = self.filled_in(params);
+            return Ok(tune::usual(&self.tunings, &self.device.name, params.k).map(|mut choice| {
+                choice.effort.n_probe = choice.effort.n_probe.max(least.n_probe);
+                choice.effort.n_rerank = choice.effort.n_rerank.max(least.n_rerank);
+                choice
+            }));
+        };
         for (name, value) in [("n_probe", params.n_probe), ("n_rerank", params.n_rerank)] {
             if value.is_some() {
                 return Err(SearchError::RecallAndEffort { name });
@@ -330,9 +342,13 @@ impl Searcher {
         if let Some(choice) = self.choose(params)? {
             (n_probe, n_rerank) = (Some(choice.effort.n_probe), Some(choice.effort.n_rerank));
         }
+        Ok(self.filled_in(SearchParams { n_probe, n_rerank, ..params }))
+    }
+
+    /// The effort of numbers given, without what tuning knows.
+    fn filled_in(&self, params: SearchParams) -> Effort {
         let Model { lists, refine, n, .. } = &*self.model;
-        let params = SearchParams { n_probe, n_rerank, ..params };
-        Ok(params.filled_in(lists.len(), *n, refine.is_some()))
+        params.filled_in(lists.len(), lists.n_filling(params.k), *n, refine.is_some())
     }
 
     /// The `k` nearest points of each query, `[n_queries, d]`.

@@ -288,6 +288,11 @@ pub const N_LISTS_MAX: usize = 1 << 24;
 /// Most dimensions a vector may have.
 pub const DIM_MAX: usize = 1 << 16;
 
+/// Points below which [`IndexSpec::suited`] reads all of them.
+pub const FEW_POINTS: usize = 1000;
+/// Dimensions below which [`IndexSpec::suited`] stores vectors as they are.
+pub const FEW_DIMS: usize = 32;
+
 /// Most copies of a point beside the first.
 pub const SPILL_MAX: usize = 7;
 /// Most tokens, heads and stages of a compression network, and its widest perceptron.
@@ -405,6 +410,25 @@ impl TransformSpec {
 }
 
 impl IndexSpec {
+    /// A specification that works for `n` points of `d` dimensions, resolved.
+    ///
+    /// - Below [`FEW_POINTS`] points `Flat`: reading all of them takes as long as choosing among lists.
+    /// - Below [`FEW_DIMS`] dimensions `IVF,Flat`: a regression would not be smaller than the vectors.
+    /// - Else `PCA,IVF,RRR,Refine(f16)`.
+    ///
+    /// Where values do not fit half precision, which building says, [`RowDtype::F32`] takes the place of `f16`.
+    ///
+    /// # Errors
+    /// [`SpecError::Range`] where there are no points or no dimensions.
+    pub fn suited(n: usize, d: usize) -> Result<Self, SpecError> {
+        let text = match (n, d) {
+            (..FEW_POINTS, _) => "Flat",
+            (_, ..FEW_DIMS) => "IVF,Flat",
+            _ => "PCA,IVF,RRR,Refine(f16)",
+        };
+        text.parse::<Self>()?.resolve(n, d)
+    }
+
     /// Lists that hold each point, of a resolved specification.
     pub(crate) fn n_copies(&self) -> usize {
         let spill = self.ivf.and_then(|ivf| ivf.spill);
