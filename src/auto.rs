@@ -17,7 +17,7 @@ use crate::{
     search::SearchError,
     spec::{AxesDtype, IndexSpec, IvfSpec, Milli, RANK_STEP, RowDtype, SpecError, SpillSpec, TransformSpec},
     train::{generator, sample},
-    tune::{QuerySource, OperatingPoint, Tuner},
+    tune::{OperatingPoint, QuerySource, Tuner},
     vectors::{Rows, Vectors},
 };
 

@@ -5,7 +5,7 @@ mod support;
 
 use ndarray::{Array2, Axis, s};
 use nearfield::{
-    Device, Index, Metric, OpenError, SearchError, SearchParams, QuerySource, Tuner, Tuning, Vectors,
+    Device, Index, Metric, OpenError, QuerySource, SearchError, SearchParams, Tuner, Tuning, Vectors,
     eval::{self, Recall},
     io::VectorFile,
     tune::{self, ENOUGH},

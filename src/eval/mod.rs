@@ -157,7 +157,11 @@ impl<'a> Recall<'a> {
         let score = |q: &[f32], id: u64| {
             self.exact_score(q, id).or_else(|| {
                 let rows = self.stored_rows()?;
-                Some(exact_score(model.frame.metric(), q, &model.given_row(rows, *self.points.get(&id)? as usize)))
+                Some(exact_score(
+                    model.frame.metric(),
+                    q,
+                    &model.given_row(rows, *self.points.get(&id)? as usize),
+                ))
             })
         };
         let n = self.truth.nrows().min(100);

@@ -3,16 +3,20 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nearfield::{
-    Auto, Index, IndexBuilder, IndexSpec, Metric, StageTime, Training, TransformSpec, Trial, Vectors,
-    io::VectorFile,
+    Auto, BuildError, Device, Index, IndexBuilder, IndexSpec, Metric, QuerySource, RowDtype, ScorerSpec,
+    StageTime, Training, TransformSpec, Trial, Tuner, Tuning, VectorError, Vectors, io::VectorFile, tune,
 };
 use serde_json::json;
 
-use crate::{error::CliError, report};
+use crate::{
+    error::CliError,
+    report,
+    sample::{self, Points, Sample},
+};
 
 /// Build an index from a file of vectors
 ///
@@ -61,6 +65,12 @@ pub struct Args {
     /// Index file to write; an old one is replaced only when the new one is complete.
     #[arg(short, long)]
     output: PathBuf,
+    /// Queries to tune with, some hundred; the training queries if not given, else rows of BASE that stand in for queries.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tune")]
+    tune_queries: Option<PathBuf>,
+    /// Leave out the tuning at the end: searches without numbers then take a fixed effort.
+    #[arg(long)]
+    no_tune: bool,
 }
 
 /// What an index is built of.
@@ -68,9 +78,10 @@ pub struct Args {
 pub struct IndexArgs {
     /// Vectors to index, one a row.
     pub base: PathBuf,
-    /// What the index is made of, or `auto`: what is fastest on a sample.
-    #[arg(long, default_value = "PCA,IVF,RRR,Refine(f16)")]
-    pub spec: SpecArg,
+    /// What the index is made of, or `auto`: what is fastest on a sample. If not given, PCA,IVF,RRR,Refine(f16); below 32 dimensions
+    /// IVF,Flat, and below 1000 vectors Flat; f32 for values that f16 does not hold.
+    #[arg(long)]
+    pub spec: Option<SpecArg>,
     /// ip (inner product), cosine, or l2 (squared Euclidean distance).
     #[arg(long)]
     pub metric: Metric,
@@ -192,15 +203,34 @@ impl IndexArgs {
         Ok(builder)
     }
 
-    /// The specification given, or the one that is fastest on a sample.
+    /// Builds or plans by a specification; with rows in f32 where none was given and f16 does not hold the vectors.
+    pub fn with_rows<T>(
+        &self,
+        spec: IndexSpec,
+        mut act: impl FnMut(IndexSpec) -> Result<Result<T, BuildError>, CliError>,
+    ) -> Result<T, CliError> {
+        match act(spec)? {
+            Err(BuildError::Vectors(VectorError::HalfRange { .. } | VectorError::HalfUnderflow { .. }))
+                if self.spec.is_none() =>
+            {
+                Ok(act(IndexSpec { refine: Some(RowDtype::F32), ..spec })??)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// The specification given, or the one that is fastest on a sample, or one that suits any vectors.
     pub fn spec(&self, inputs: &Inputs) -> Result<IndexSpec, CliError> {
-        if let SpecArg::Auto = self.spec {
+        let Some(spec) = self.spec else {
+            return Ok(IndexSpec::suited(inputs.base.n_rows(), inputs.base.dim()).map_err(BuildError::from)?);
+        };
+        if let SpecArg::Auto = spec {
             // No specification that is tried has a transform to train.
             self.training.of(None)?;
         }
         let train_queries = inputs.queries.as_ref().map(|file| file as &dyn Vectors);
         let auto = Auto { train_queries, seed: self.seed, ..Auto::new(self.metric) };
-        self.spec.of(&auto, &inputs.base)
+        spec.of(&auto, &inputs.base)
     }
 }
 
@@ -255,10 +285,100 @@ pub fn limit_threads(threads: Option<u16>) -> Result<(), CliError> {
     }
 }
 
+/// Neighbours that the tuning at the end of a build is for.
+const TUNED_K: usize = 10;
+
+/// Recall that it looks up to, and the time that it takes: [`TUNE_MAX`], and [`TUNE_ENOUGH`] once searches without numbers are served.
+const TUNE_UP_TO: f64 = 0.99;
+const TUNE_ENOUGH: Duration = Duration::from_secs(3);
+const TUNE_MAX: Duration = Duration::from_secs(15);
+
+/// Products of exact search that it may take: about two seconds on two cores. From this follows the number of queries.
+const TUNE_PRODUCTS: usize = 60_000_000_000;
+const TUNE_QUERIES: [usize; 2] = [100, 400];
+
+/// Candidates that show what an index is able to, whatever it takes.
+const MANY: usize = 1000;
+
+/// Share of the lists, one in so many, beyond which a search without numbers reads too many.
+const LISTS_SHARE: usize = 4;
+
+/// Measures some efforts, and says where the index falls short.
+fn tune_briefly(
+    index: &Index,
+    inputs: &Inputs,
+    queries: Option<&VectorFile>,
+    seed: u64,
+) -> Result<Tuning, CliError> {
+    let searcher = index.searcher(Device::cpu())?;
+    let id_of = |row: usize| inputs.ids.as_ref().map_or(row as u64, |ids| ids[row]);
+    let points = Points { vectors: &inputs.base, id_of: &id_of, metric: index.metric() };
+    let [least, most] = TUNE_QUERIES;
+    let n = (TUNE_PRODUCTS / (index.len() * index.dim())).clamp(least, most);
+    let trained = inputs.queries.as_ref();
+    let asked = queries.map(|file| (file, QuerySource::Given));
+    let sample = match asked.or(trained.map(|file| (file, QuerySource::Training))) {
+        Some((file, source)) => Sample::of_queries(file, source, &points, TUNED_K, (n, seed), &searcher)?,
+        None => Sample::of_points(&points, TUNED_K, (n, seed), &searcher)?,
+    };
+    let view = sample.queries();
+    let recall = sample.recall(index, &view, TUNED_K)?;
+    let tuner = Tuner { enough: TUNE_UP_TO, ..sample.tuner(index, &searcher, &recall, TUNED_K) };
+    let since = Instant::now();
+    let tuning = sample::run(&tuner, |point| {
+        let is_served = point.recall >= tune::USUAL;
+        since.elapsed() < if is_served { TUNE_ENOUGH } else { TUNE_MAX }
+    })?;
+    let best = tuning.points.last().map_or(0.0, |point| point.recall);
+    let reads = tuning.cheapest(tune::USUAL).map(|point| point.n_probe);
+    let n_lists = index.n_lists();
+    if reads.is_none_or(|n_probe| n_lists >= 32 && n_probe > n_lists / LISTS_SHARE) {
+        let all = tuner.measure(n_lists, MANY.min(index.len()))?.recall;
+        if all < tune::USUAL {
+            eprintln!(
+                "warning: recall is {all:.3} with all {n_lists} lists and {MANY} candidates: {}",
+                finer(index.spec())
+            );
+        } else {
+            let reached = reads.map_or(format!("recall {best:.3} is what tuning reached"), |n_probe| {
+                format!("recall {} takes {n_probe} of {n_lists} lists", tune::USUAL)
+            });
+            eprintln!(
+                "warning: {reached}, all lists reach {all:.3}: copies in further lists (soar=2) and queries like those to come \
+                 (--train-queries) help where neighbours are far apart; `nearfield tune` takes its time"
+            );
+        }
+    }
+    Ok(tuning)
+}
+
+/// What to change where all lists and many candidates are not enough.
+fn finer(spec: IndexSpec) -> &'static str {
+    match (spec.refine, spec.scorer) {
+        (None, ScorerSpec::Flat) => "a transform of more dimensions keeps more",
+        (None, _) => "scores are approximate without stored rows; add Refine(f16)",
+        (Some(RowDtype::Sq8), _) => {
+            "rows in bytes are coarse for these vectors; use Refine(f16) or Refine(f32)"
+        }
+        (Some(RowDtype::F16), ScorerSpec::Flat) => {
+            "rows in f16 are coarse for these vectors; use Refine(f32)"
+        }
+        (_, ScorerSpec::Rrr { .. }) => {
+            "scores are coarse for these vectors; use a higher rank, 8 bits, or a PCA of more dimensions"
+        }
+        (_, ScorerSpec::Pq { .. }) => {
+            "codes are coarse for these vectors; use more subspaces, a PCA ahead of them, or RRR"
+        }
+        (_, _) => "scores are coarse for these vectors; use RRR or Flat, or a transform of more dimensions",
+    }
+}
+
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
-    let Args { index: args, output } = args;
+    let Args { index: args, output, tune_queries, no_tune } = args;
     limit_threads(args.threads)?;
-    report::check_output("--output", output, None, &args.paths())?;
+    let mut inputs = args.paths();
+    inputs.extend(tune_queries.as_deref());
+    report::check_output("--output", output, None, &inputs)?;
     if let Some(path) = &args.training.checkpoint {
         let mut others = args.paths();
         others.push(output);
@@ -268,17 +388,38 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         }
     }
     let inputs = args.open()?;
+    let tune_queries =
+        tune_queries.as_deref().map(|path| report::vectors("--tune-queries", path)).transpose()?;
+    if let Some(queries) = &tune_queries
+        && (queries.dim() != inputs.base.dim() || queries.n_rows() == 0)
+    {
+        let (expected, n, got) = (inputs.base.dim(), queries.n_rows(), queries.dim());
+        return Err(CliError::Input(format!(
+            "--tune-queries: expected one row or more of {expected} values, got {n} of {got}"
+        )));
+    }
     let spec = args.spec(&inputs)?;
-    let since = Instant::now();
-    let stages = report::Stages::default();
-    let progress = |p| stages.update(p);
-    let built = args.builder(spec, &inputs)?.progress(&progress).build_timed(&inputs.base);
-    stages.finish();
-    let (index, mut times) = built?;
+    let mut since = Instant::now();
+    let (mut index, mut times) = args.with_rows(spec, |spec| {
+        since = Instant::now();
+        let stages = report::Stages::default();
+        let progress = |p| stages.update(p);
+        let built = args.builder(spec, &inputs)?.progress(&progress).build_timed(&inputs.base);
+        stages.finish();
+        Ok(built)
+    })?;
+    let mut total = since.elapsed();
+    let mut tuned = None;
+    if !no_tune && index.len() > 2 * TUNED_K {
+        let tuning = Instant::now();
+        let brief = tune_briefly(&index, &inputs, tune_queries.as_ref(), args.seed)?;
+        index = index.with_tuning(brief.clone());
+        tuned = Some((brief, tuning.elapsed()));
+    }
     let saving = Instant::now();
     index.save(output)?;
     times.push(StageTime { stage: "save", seconds: saving.elapsed().as_secs_f64() });
-    let total = since.elapsed();
+    total += saving.elapsed();
     if json {
         let stages: serde_json::Map<String, serde_json::Value> =
             times.iter().map(|time| (time.stage.to_owned(), json!(time.seconds))).collect();
@@ -287,6 +428,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "build_s": total.as_secs_f64(), "index_bytes": index.n_bytes(),
                 "stages": stages, "peak_bytes": report::peak_memory(),
+                "tune_s": tuned.as_ref().map(|(_, took)| took.as_secs_f64()),
+                "tuned": tuned.as_ref().map(|(tuning, _)| sample::summary(tuning, tune::USUAL)),
             })
             .to_string(),
         );
@@ -303,6 +446,16 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         report::bytes(index.n_bytes()),
     ))?;
     report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
+    if let Some((tuning, took)) = &tuned {
+        let (n, source) = (tuning.n_queries, tuning.source);
+        let says = sample::says(tuning, tune::USUAL).unwrap_or_else(|| {
+            format!(
+                "recall {:.4} is the best it found",
+                tuning.points.last().map_or(0.0, |point| point.recall)
+            )
+        });
+        report::line(&format!("  tuned in {} with {n} {source}: {says}", report::duration(*took)))?;
+    }
     ["training", "partition", "routing", "networks"]
         .iter()
         .filter_map(|key| index.metadata(key))

@@ -19,6 +19,7 @@ mod info;
 mod plan;
 mod plot;
 mod report;
+mod sample;
 mod search;
 mod truth;
 mod tune;

@@ -48,11 +48,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let inputs = args.index.open()?;
     let spec = args.index.spec(&inputs)?;
-    let stages = report::Stages::default();
-    let progress = |p| stages.update(p);
-    let planned = args.index.builder(spec, &inputs)?.progress(&progress).plan(&inputs.base);
-    stages.finish();
-    let plan = planned?;
+    let plan = args.index.with_rows(spec, |spec| {
+        let stages = report::Stages::default();
+        let progress = |p| stages.update(p);
+        let planned = args.index.builder(spec, &inputs)?.progress(&progress).plan(&inputs.base);
+        stages.finish();
+        Ok(planned)
+    })?;
     let params = SearchParams { n_probe: args.n_probe, n_rerank: args.n_rerank, ..SearchParams::new(args.k) };
     let on_cpu = plan.cpu_bytes(args.batch, params);
     let on_gpu = on_gpu(&plan, args.batch, params);

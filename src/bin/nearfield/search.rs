@@ -17,10 +17,11 @@ pub struct Args {
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
     k: usize,
-    /// Lists read a query: more find more and take longer. One in 32, at least 8, if not given.
+    /// Lists read a query: more find more and take longer. If neither this nor --n-rerank is given: one in 32, at least 8 and as many as
+    /// hold k vectors, or more where the index was tuned (as `build` does) and recall 0.95 needs more.
     #[arg(long)]
     n_probe: Option<usize>,
-    /// Candidates scored exactly: more find more and take longer. 5·k, at least 50, if not given.
+    /// Candidates scored exactly: more find more and take longer. If not given 5·k, at least 50, or more likewise.
     #[arg(long)]
     n_rerank: Option<usize>,
     /// Recall to reach, as 0.95, in the place of --n-probe and --n-rerank: the fastest that reached it in `nearfield tune`.
@@ -86,12 +87,19 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     params.n_rerank = args.n_rerank;
     params.threads = if args.threads == Some(1) { 1 } else { 0 };
     params.recall = args.recall;
-    if let Some(choice) = searcher.choose(params)? {
-        let (n_probe, n_rerank) = (choice.effort.n_probe, choice.effort.n_rerank);
-        let about = format!("{:.4} when tuned for k = {} on {}", choice.recall, choice.k, choice.device);
-        eprintln!("recall: n_probe {n_probe}, n_rerank {n_rerank} ({about})");
+    let (choice, effort) = (searcher.choose(params)?, searcher.effort(params)?);
+    if args.n_probe.is_none() || args.n_rerank.is_none() {
+        let about = match &choice {
+            Some(choice) => format!(
+                "tuned: recall {:.4} or more for k = {} with {} on {}",
+                choice.recall, choice.k, choice.source, choice.device
+            ),
+            None if params.n_probe.or(params.n_rerank).is_some() => "one of them given".to_owned(),
+            None => format!("not tuned for k = {}: `nearfield tune` says which recall that is", args.k),
+        };
+        eprintln!("effort: n_probe {}, n_rerank {} ({about})", effort.n_probe, effort.n_rerank);
     }
-    report::say_clamped(&index, params, searcher.effort(params)?);
+    report::say_clamped(&index, params, effort);
     let n = queries.n_rows();
     if n == 0 {
         // The library's own words for it.
@@ -159,6 +167,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         return report::line(
             &json!({
                 "queries": n, "k": args.k, "device": searcher.device().name, "search_s": took.as_secs_f64(),
+                "n_probe": effort.n_probe, "n_rerank": effort.n_rerank,
+                "recall": choice.as_ref().map(|choice| choice.recall),
+                "tuned_with": choice.as_ref().map(|choice| choice.source),
                 "peak_bytes": report::peak_memory(),
             })
             .to_string(),
