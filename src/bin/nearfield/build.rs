@@ -295,7 +295,7 @@ const TUNE_MAX: Duration = Duration::from_secs(15);
 
 /// Products of exact search that it may take: about two seconds on two cores. From this follows the number of queries.
 const TUNE_PRODUCTS: usize = 60_000_000_000;
-const TUNE_QUERIES: [usize; 2] = [100, 400];
+const TUNE_QUERIES: [usize; 2] = [100, 1000];
 
 /// Candidates that show what an index is able to, whatever it takes.
 const MANY: usize = 1000;
