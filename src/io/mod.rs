@@ -10,7 +10,8 @@
 //! | `.parquet` `.arrow` `.feather` `.ipc` | a column of lists: `file.parquet:embedding` | `arrow` |
 //!
 //! A name behind the colon is not needed where a file holds only one thing that may be meant. Values are f32, f16, f64, u8,
-//! i8 or i32, ids integers of 32 or 64 bits. The files above the line of features are mapped, and rows converted to f32 as
+//! i8, i16 or i32, ids integers of 32 or 64 bits; other types are refused. A `.npy` file of bfloat16 looks like one of u16, so neither is
+//! read. The files above the line of features are mapped, and rows converted to f32 as
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
 //! is open. The others are read into memory. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
 //! unpacks without a bound. Chunks of HDF5 may be filtered by deflate, shuffle, fletcher32 and LZF; what HDF5 2.0 writes in its newest
@@ -40,7 +41,7 @@ use ndarray::Array2;
 
 pub use convert::convert;
 pub use npy::{write_ids, write_scores, write_vectors};
-use table::{Element, Kind, Table};
+use table::{Element, ID_TYPES, Kind, Table, VECTOR_TYPES};
 
 use crate::{topk::NO_ID, vectors::Vectors};
 
@@ -94,16 +95,20 @@ impl VectorFile {
     /// [`FileError`] names the file, what was expected and what was found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let table = Table::open(path.as_ref(), Kind::Vectors, EXTENSIONS)?;
+        let got = table.element.name();
         if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
+            let remedy = as_float(path.as_ref());
             return Err(FileError::Malformed {
                 path: path.as_ref().to_owned(),
-                reason: format!("expected f32, f16, f64, u8, i8 or i32 values, got {}", table.element.name()),
+                reason: format!(
+                    "expected {VECTOR_TYPES} values, got {got}: {remedy}, or run `nearfield convert --dtype f32`"
+                ),
             });
         }
         Ok(Self(table))
     }
 
-    /// Type of the stored values: `f32`, `f16`, `f64`, `u8`, `i8` or `i32`.
+    /// Type of the stored values: `f32`, `f16`, `f64`, `u8`, `i8`, `i16` or `i32`.
     #[must_use]
     pub fn dtype(&self) -> &'static str {
         self.0.element.name()
@@ -142,10 +147,21 @@ impl Vectors for VectorFile {
             Element::F64 => values(bytes, out, |b| f64::from_le_bytes(b) as f32),
             Element::U8 => values(bytes, out, |[b]: [u8; 1]| f32::from(b)),
             Element::I8 => values(bytes, out, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
+            Element::I16 => values(bytes, out, |b| f32::from(i16::from_le_bytes(b))),
             Element::I32 => values(bytes, out, |b| i32::from_le_bytes(b) as f32),
             // Refused on opening.
             Element::I64 | Element::U64 | Element::U32 => {}
         }
+    }
+}
+
+/// How the program that wrote a file makes its numbers f32.
+fn as_float(path: &Path) -> &'static str {
+    match file_of(path).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        Some("parquet" | "arrow" | "feather" | "ipc") => "cast the column to lists of float32",
+        Some("hdf5" | "h5") => "store the dataset as float32",
+        Some("safetensors") => "save the tensor as float32",
+        _ => "save x.astype(\"float32\")",
     }
 }
 
@@ -177,7 +193,7 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
             Element::I64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i64::from_le_bytes(b)))),
             Element::U64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b))),
             other => {
-                return Err(malformed(format!("expected i32, i64, u32 or u64 ids, got {}", other.name())));
+                return Err(malformed(format!("expected {ID_TYPES} ids, got {}", other.name())));
             }
         }
     }

@@ -10,7 +10,7 @@ use npyz::{NpyHeader, Order, WriterBuilder};
 
 use super::{
     FileError,
-    table::{Element, Layout},
+    table::{Element, ID_TYPES, Layout, VECTOR_TYPES},
 };
 use crate::{format::write_atomically, topk::NO_ID};
 
@@ -56,13 +56,21 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
         "<f8" => Element::F64,
         "|u1" | "<u1" => Element::U8,
         "|i1" | "<i1" => Element::I8,
+        "<i2" => Element::I16,
         "<i4" => Element::I32,
         "<u4" => Element::U32,
         "<i8" => Element::I64,
         "<u8" => Element::U64,
+        // NumPy has no bfloat16, and stores it as one of these.
+        "<u2" | "<V2" | "|V2" => {
+            return Err(format!(
+                "{kind} may be whole numbers or bfloat16, so it is not read: save x.astype(\"float32\"), and of bfloat16 \
+                 x.view(ml_dtypes.bfloat16).astype(\"float32\")"
+            ));
+        }
         _ => {
             return Err(format!(
-                "expected little-endian f32, f16, f64, u8 or i8 (ids: i32, i64, u32, u64), got {kind}; in numpy: .astype(\"float32\")"
+                "expected little-endian {VECTOR_TYPES} (ids: {ID_TYPES}), got {kind}: save x.astype(\"float32\")"
             ));
         }
     };
@@ -96,6 +104,7 @@ pub(super) fn header(element: Element, n_rows: usize, width: usize) -> Vec<u8> {
         Element::F64 => "<f8",
         Element::U8 => "|u1",
         Element::I8 => "|i1",
+        Element::I16 => "<i2",
         Element::I32 => "<i4",
         Element::U32 => "<u4",
         Element::I64 => "<i8",

@@ -17,20 +17,37 @@ pub(super) enum Element {
     F64,
     U8,
     I8,
+    I16,
     I32,
     U32,
     I64,
     U64,
 }
 
+/// Types that vectors may have, as messages list them.
+pub(super) const VECTOR_TYPES: &str = "f32, f16, f64, u8, i8, i16 or i32";
+
+/// Types that ids may have.
+pub(super) const ID_TYPES: &str = "i32, i64, u32 or u64";
+
 impl Element {
-    pub const ALL: [Self; 9] =
-        [Self::F32, Self::F16, Self::F64, Self::U8, Self::I8, Self::I32, Self::U32, Self::I64, Self::U64];
+    pub const ALL: [Self; 10] = [
+        Self::F32,
+        Self::F16,
+        Self::F64,
+        Self::U8,
+        Self::I8,
+        Self::I16,
+        Self::I32,
+        Self::U32,
+        Self::I64,
+        Self::U64,
+    ];
 
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
-            Self::F16 => 2,
+            Self::F16 | Self::I16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
@@ -43,6 +60,7 @@ impl Element {
             Self::F64 => "f64",
             Self::U8 => "u8",
             Self::I8 => "i8",
+            Self::I16 => "i16",
             Self::I32 => "i32",
             Self::U32 => "u32",
             Self::I64 => "i64",
