@@ -12,7 +12,7 @@ use std::{
 
 use ndarray::Array2;
 use nearfield::{Vectors, io::VectorFile};
-use support::{embedded, made, write_fbin};
+use support::{embedded, made, npy, write_fbin};
 
 struct Folder(tempfile::TempDir);
 
@@ -63,6 +63,11 @@ fn json(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<serde_json::Value> {
     let output = run(arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Values as files hold them.
+fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
+    values.into_iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 #[test]
@@ -316,6 +321,41 @@ fn plans_are_printed_and_auto_says_why() {
         &["training queries", "24", "23"],
         &[&"plan", &base, &"--metric", &"ip", &given[0], &given[1], &given[2], &given[3]],
     );
+}
+
+/// A vector as NumPy saves it, `x[0]`, is the query that `x[:1]` is.
+#[test]
+fn an_array_of_one_dimension_is_one_query() {
+    let folder = Folder::new();
+    let x = made(300, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [index, flat, row, short] =
+        ["i.nf", "flat.npy", "row.npy", "short.npy"].map(|name| folder.path(name));
+    build(&base, &index, "Flat", "ip");
+    fs::write(&flat, npy("<f4", "(24,)", &floats(x.row(5)))).unwrap();
+    fs::write(&row, npy("<f4", "(1, 24)", &floats(x.row(5)))).unwrap();
+    fs::write(&short, npy("<f4", "(23,)", &floats(x.slice(ndarray::s![5, ..23])))).unwrap();
+    let found = json(&[&"search", &index, &flat, &"--json"]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found, json(&[&"search", &index, &row, &"--json"]));
+    fails(3, &["queries: expected 24 dimensions, got 23"], &[&"search", &index, &short]);
+    let [a, b] = ["a.npy", "b.npy"].map(|name| folder.path(name));
+    for (queries, truth) in [(&flat, &a), (&row, &b)] {
+        json(&[&"truth", &base, queries, &"-k", &"10", &"--metric", &"ip", &"-o", truth, &"--json"]);
+    }
+    assert_eq!(fs::read(&a).unwrap(), fs::read(&b).unwrap());
+    assert_eq!(
+        json(&[&"eval", &index, &flat, &"--truth", &a, &"--seconds", &"0", &"--json"])[0]["recall"],
+        1.0
+    );
+    assert_eq!(json(&[&"tune", &index, &flat, &"--json"])[0]["queries"], 1);
+    for command in ["build", "plan"] {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&command, &flat, &"--metric", &"ip"];
+        if command == "build" {
+            arguments.extend([&"-o" as &dyn AsRef<std::ffi::OsStr>, &index]);
+        }
+        fails(3, &["BASE", "x.reshape(1, -1)", "x.reshape(-1, 1)"], &arguments);
+    }
 }
 
 #[cfg(unix)]

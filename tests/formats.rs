@@ -1,12 +1,15 @@
 //! Files of vectors and ids as other programs write them (`tests/data/formats/make.py`), and back again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use nearfield::{
     Vectors,
     io::{self, VectorFile},
 };
+use support::npy;
 
 const N: usize = 40;
 const D: usize = 6;
@@ -163,17 +166,6 @@ fn types_hold_what_they_hold() {
     holds(&to("half.npy"), N, 0, 1.0);
 }
 
-/// An `.npy` file, as NumPy writes version 1.
-fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    while !(10 + header.len() + 1).is_multiple_of(64) {
-        header.push(' ');
-    }
-    header.push('\n');
-    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), values].concat()
-}
-
 /// Writes a file to a folder and returns its path.
 fn write(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(name);
@@ -295,6 +287,35 @@ fn columns_of_other_types_are_refused_by_name() {
             }
         }
     }
+}
+
+/// One query; as vectors to index it could mean two things.
+#[test]
+fn an_array_of_one_dimension_is_one_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = [1.0_f32, -2.0, 3.0, 4.0];
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let head = br#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+    let tensor = [&(head.len() as u64).to_le_bytes()[..], head, &bytes].concat();
+    for path in
+        [write(&folder, "a.npy", &npy("<f4", "(4,)", &bytes)), write(&folder, "a.safetensors", &tensor)]
+    {
+        refuses(&path, &["expected two dimensions", "x.reshape(1, -1)", "x.reshape(-1, 1)"]);
+        let queries = VectorFile::open_queries(&path).unwrap();
+        assert_eq!((queries.n_rows(), queries.dim(), queries.n_bytes()), (1, 4, 16));
+        let mut row = [0.0; 4];
+        queries.read(0, &mut row);
+        assert_eq!(row, values);
+    }
+    let none = write(&folder, "none.npy", &npy("<f4", "(0,)", &[]));
+    assert_eq!(VectorFile::open_queries(&none).unwrap().n_rows(), 0);
+    // Two dimensions are what they were, and ids have one a row.
+    let column = write(&folder, "column.npy", &npy("<f4", "(4, 1)", &bytes));
+    for vectors in [VectorFile::open(&column).unwrap(), VectorFile::open_queries(&column).unwrap()] {
+        assert_eq!((vectors.n_rows(), vectors.dim()), (4, 1));
+    }
+    let ids = write(&folder, "ids.npy", &npy("<i4", "(2,)", &[7, 0, 0, 0, 9, 0, 0, 0]));
+    assert_eq!(io::read_ids(&ids).unwrap(), ndarray::array![[7], [9]]);
 }
 
 #[cfg(not(feature = "arrow"))]

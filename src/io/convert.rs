@@ -172,7 +172,7 @@ pub fn convert(
             bytes.extend_from_slice(row);
             Ok(())
         })?;
-        Ok(Held { element, n_rows: table.n_rows, width: table.width, bytes })
+        Ok(Held { element, n_rows: table.n_rows, width: table.width, bytes, is_flat: false })
     };
     write_atomically(to, |file: &mut File| {
         let mut out = BufWriter::new(&mut *file);

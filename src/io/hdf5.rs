@@ -187,7 +187,7 @@ fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
     if need != Some(bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values, got {} bytes", bytes.len()));
     }
-    Ok(Held { element, n_rows, width, bytes })
+    Ok(Held { element, n_rows, width, bytes, is_flat: shape.len() == 1 })
 }
 
 /// The metric of an ann-benchmarks or VIBE file.

@@ -89,17 +89,45 @@ pub fn file_of(path: &Path) -> PathBuf {
 pub struct VectorFile(Table);
 
 impl VectorFile {
-    /// Opens a file, or the part of it behind a colon, and checks its layout.
+    /// Opens a file, or the part of it behind a colon, and checks its layout. An array of one dimension is refused: it may be one
+    /// vector, or vectors of one value.
     ///
     /// # Errors
     /// [`FileError`] names the file, what was expected and what was found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
-        let table = Table::open(path.as_ref(), Kind::Vectors, EXTENSIONS)?;
-        let got = table.element.name();
-        if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
-            let remedy = as_float(path.as_ref());
+        let file = Self::of_any_shape(path.as_ref())?;
+        if file.0.is_flat {
+            let n = file.0.n_rows;
             return Err(FileError::Malformed {
                 path: path.as_ref().to_owned(),
+                reason: format!(
+                    "expected two dimensions, got one of {n}: save x.reshape(1, -1) for one vector, or x.reshape(-1, 1) for {n} \
+                     vectors of one value"
+                ),
+            });
+        }
+        Ok(file)
+    }
+
+    /// Opens queries: as [`VectorFile::open`], but an array of one dimension is one query.
+    ///
+    /// # Errors
+    /// [`FileError`] names the file, what was expected and what was found.
+    pub fn open_queries(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let mut file = Self::of_any_shape(path.as_ref())?;
+        if file.0.is_flat {
+            file.0.join();
+        }
+        Ok(file)
+    }
+
+    fn of_any_shape(path: &Path) -> Result<Self, FileError> {
+        let table = Table::open(path, Kind::Vectors, EXTENSIONS)?;
+        let got = table.element.name();
+        if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
+            let remedy = as_float(path);
+            return Err(FileError::Malformed {
+                path: path.to_owned(),
                 reason: format!(
                     "expected {VECTOR_TYPES} values, got {got}: {remedy}, or run `nearfield convert --dtype f32`"
                 ),

@@ -93,7 +93,8 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     // The product fits the file's length, so both fit a usize unless one is 0.
     let small = |v: u64| usize::try_from(v).map_err(|_| format!("{v} does not fit this machine"));
     let (n_rows, width) = (small(n_rows)?, small(width)?);
-    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
+    let (stride, is_flat) = (width.saturating_mul(element.bytes()), header.shape().len() == 1);
+    Ok(Layout { element, n_rows, width, start, stride, is_flat })
 }
 
 /// The header of an array, as NumPy writes version 1.

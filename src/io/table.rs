@@ -86,6 +86,8 @@ pub(super) struct Layout {
     pub start: usize,
     /// Bytes from one row to the next.
     pub stride: usize,
+    /// An array of one dimension, which is laid out as rows of one value.
+    pub is_flat: bool,
 }
 
 /// A table in memory, one row after the other.
@@ -96,6 +98,8 @@ pub(super) struct Held {
     pub width: usize,
     /// Little-endian.
     pub bytes: Vec<u8>,
+    /// As that of [`Layout`].
+    pub is_flat: bool,
 }
 
 #[cfg(feature = "arrow")]
@@ -124,6 +128,8 @@ pub(super) struct Table {
     pub element: Element,
     pub n_rows: usize,
     pub width: usize,
+    /// As that of [`Layout`].
+    pub is_flat: bool,
     start: usize,
     stride: usize,
 }
@@ -207,8 +213,8 @@ impl Table {
                     _ => bin(&bytes, Element::I32),
                 }
                 .map_err(malformed)?;
-                let Layout { element, n_rows, width, start, stride } = layout;
-                Self { bytes, element, n_rows, width, start, stride }
+                let Layout { element, n_rows, width, start, stride, is_flat } = layout;
+                Self { bytes, element, n_rows, width, is_flat, start, stride }
             }
         };
         if table.n_rows == 0 && table.width > DIM_MAX {
@@ -245,12 +251,20 @@ impl Table {
             element: held.element,
             n_rows: held.n_rows,
             width: held.width,
+            is_flat: held.is_flat,
             start: 0,
             stride: held.width.saturating_mul(held.element.bytes()),
             bytes: Bytes::Held(held.bytes),
         }));
         #[cfg(not(any(feature = "arrow", feature = "hdf5")))]
         Some(held.and(Err(String::new())))
+    }
+
+    /// Makes one row of an array of one dimension, or none of an empty one.
+    pub fn join(&mut self) {
+        (self.n_rows, self.width) = (usize::from(self.n_rows > 0), self.n_rows);
+        self.stride = self.width.saturating_mul(self.element.bytes());
+        self.is_flat = false;
     }
 
     /// The bytes of a row's values.
@@ -303,7 +317,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Rows that each begin with their length.
 fn vecs(bytes: &[u8], element: Element) -> Result<Layout, String> {
-    let empty = Layout { element, n_rows: 0, width: 0, start: 4, stride: 4 };
+    let empty = Layout { element, n_rows: 0, width: 0, start: 4, stride: 4, is_flat: false };
     if bytes.is_empty() {
         return Ok(empty);
     }
@@ -344,5 +358,6 @@ fn bin(bytes: &[u8], element: Element) -> Result<Layout, String> {
             bytes.len()
         ));
     }
-    Ok(Layout { element, n_rows, width, start: 8, stride: width.saturating_mul(element.bytes()) })
+    let stride = width.saturating_mul(element.bytes());
+    Ok(Layout { element, n_rows, width, start: 8, stride, is_flat: false })
 }

@@ -61,7 +61,8 @@ pub(super) fn layout(bytes: &[u8], name: Option<&str>) -> Result<Layout, String>
     if need.and_then(|need| start.checked_add(need)).is_none_or(|end| end > bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values from byte {start} on: truncated?"));
     }
-    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
+    let (stride, is_flat) = (width.saturating_mul(element.bytes()), info.shape.len() == 1);
+    Ok(Layout { element, n_rows, width, start, stride, is_flat })
 }
 
 /// A table as a safetensors file of one tensor, `vectors`.

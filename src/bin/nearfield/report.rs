@@ -169,6 +169,11 @@ pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
     VectorFile::open(path).map_err(|e| of(argument, e.into()))
 }
 
+/// Opens queries, of which a one-dimensional array is one, and names the argument in the error.
+pub fn queries(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
+    VectorFile::open_queries(path).map_err(|e| of(argument, e.into()))
+}
+
 /// Reads ids and names the argument in the error.
 pub fn ids(argument: &str, path: &Path) -> Result<Array2<u64>, CliError> {
     io::read_ids(path).map_err(|e| of(argument, e.into()))

@@ -124,7 +124,7 @@ struct Sample {
 
 impl Sample {
     fn new(args: &Args, index: &Index, searcher: &Searcher) -> Result<Self, CliError> {
-        let given = args.queries.as_deref().map(|path| report::vectors("QUERIES", path)).transpose()?;
+        let given = args.queries.as_deref().map(|path| report::queries("QUERIES", path)).transpose()?;
         let queries = given.as_ref().map(|file| rows_of(file, 0..file.n_rows()));
         if let (Some(queries), Some(truth)) = (&queries, &args.truth) {
             let truth = report::ids("--truth", truth)?;
