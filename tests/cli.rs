@@ -323,6 +323,77 @@ fn plans_are_printed_and_auto_says_why() {
     );
 }
 
+/// Named pipes by their extension, others if a NumPy array comes out of them.
+#[cfg(unix)]
+#[test]
+fn pipes_are_read() {
+    use std::{io::Write, process::Stdio};
+    let folder = Folder::new();
+    let x = made(300, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [array, ids, index, same] = ["q.npy", "ids.npy", "i.nf", "same.nf"].map(|name| folder.path(name));
+    fs::write(&array, npy("<f4", "(300, 24)", &floats(&x))).unwrap();
+    let numbers: Vec<u8> = (0..300_i64).flat_map(|i| (7 * i + 1).to_le_bytes()).collect();
+    fs::write(&ids, npy("<i8", "(300,)", &numbers)).unwrap();
+    // A pipe, and what is written to it once somebody reads.
+    let pipe = |name: &str, bytes: Vec<u8>| {
+        let path = folder.path(name);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let to = path.clone();
+        std::thread::spawn(move || fs::write(to, bytes));
+        path
+    };
+    let spec: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"--metric", &"l2", &"--spec", &"Flat"];
+    let fifo = pipe("pipe.fbin", fs::read(&base).unwrap());
+    for (from, to) in [(&base, &index), (&fifo, &same)] {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"build", from, &"-o", to, &"--ids", &ids];
+        arguments.extend(spec);
+        let output = run(&arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(fs::read(&index).unwrap(), fs::read(&same).unwrap());
+
+    let want = text(&run(&[&"search", &index, &array]).stdout);
+    assert_eq!(want.lines().count(), 300);
+    assert!(want.starts_with("0\t1:"), "{want}");
+    let search = |stdin: Stdio, bytes: Option<&[u8]>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nearfield"));
+        command.args(["search".as_ref(), index.as_os_str(), "/dev/stdin".as_ref()]).stdin(stdin);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if let (Some(bytes), Some(mut to)) = (bytes, child.stdin.take()) {
+            // It may be refused before its end.
+            let _ = to.write_all(bytes);
+        }
+        child.wait_with_output().unwrap()
+    };
+    let array_bytes = fs::read(&array).unwrap();
+    assert_eq!(text(&search(Stdio::piped(), Some(&array_bytes)).stdout), want);
+    // Redirected from a file, it is that file.
+    assert_eq!(text(&search(fs::File::open(&array).unwrap().into(), None).stdout), want);
+    for bytes in [&[][..], b"1 2 3\n", &array_bytes[..5]] {
+        let output = search(Stdio::piped(), Some(bytes));
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("/dev/stdin: expected a NumPy array from a pipe"), "{stderr}");
+        assert!(stderr.contains("give a regular file, or pipe a .npy"), "{stderr}");
+    }
+    let output = search(Stdio::piped(), Some(&array_bytes[..500]));
+    assert!(text(&output.stderr).contains("300 rows of 24"), "{}", text(&output.stderr));
+    assert_eq!(search(fs::File::open("/dev/zero").unwrap().into(), None).status.code(), Some(3));
+
+    if let Ok(output) = Command::new("bash")
+        .args(["-c", "\"$0\" search \"$1\" <(cat \"$2\")", env!("CARGO_BIN_EXE_nearfield")])
+        .args([&index, &array])
+        .output()
+    {
+        assert_eq!(text(&output.stdout), want, "{}", text(&output.stderr));
+    }
+    let nameless = pipe("nameless", fs::read(&base).unwrap());
+    fails(3, &["expected a NumPy array from a pipe"], &[&"search", &index, &nameless]);
+    fs::write(folder.path("text"), "some text").unwrap();
+    fails(3, &["expected a file ending in .npy"], &[&"search", &index, &folder.path("text")]);
+}
+
 /// A vector as NumPy saves it, `x[0]`, is the query that `x[:1]` is.
 #[test]
 fn an_array_of_one_dimension_is_one_query() {
@@ -360,20 +431,22 @@ fn an_array_of_one_dimension_is_one_query() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_are_refused_and_text_of_files_is_harmless() {
+fn pipes_of_other_formats_are_refused_and_text_of_files_is_harmless() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(300, 24, 1));
     let (index, pipe) = (folder.path("index.nf"), folder.path("pipe.fbin"));
     assert!(run(&[&"build", &base, &"-o", &index, &"--metric", &"ip", &"--spec", &"SQ8"]).status.success());
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    fails(3, &["not a regular file"], &[&"search", &pipe, &base]);
-    fails(5, &["not a regular file"], &[&"search", &index, &pipe]);
-    #[cfg(feature = "hdf5")]
-    {
-        let pipe = folder.path("pipe.hdf5");
+    // None of these opens the pipe, which would wait for a writer.
+    fails(3, &["not a regular file", "save it to a file"], &[&"search", &pipe, &base]);
+    for extension in ["hdf5", "h5", "parquet", "arrow", "feather", "ipc"] {
+        let pipe = folder.path(&format!("pipe.{extension}"));
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        fails(5, &["not a regular file"], &[&"eval", &"--hdf5", &pipe, &"--spec", &"Flat"]);
+        fails(3, &["QUERIES", "expected a regular file", extension], &[&"search", &index, &pipe]);
+        #[cfg(feature = "hdf5")]
+        fails(3, &["expected a regular file"], &[&"eval", &"--hdf5", &pipe, &"--spec", &"Flat"]);
     }
+    fails(5, &["not a regular file"], &[&"convert", &base, &"-o", &pipe]);
 
     let good = fs::read(&index).unwrap();
     let forge = |old: &[u8], new: &[u8]| {

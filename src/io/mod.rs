@@ -13,7 +13,8 @@
 //! i8, i16 or i32, ids integers of 32 or 64 bits; other types are refused. A `.npy` file of bfloat16 looks like one of u16, so neither is
 //! read. The files above the line of features are mapped, and rows converted to f32 as
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
-//! is open. The others are read into memory. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
+//! is open. The others are read into memory, and so are pipes (`<(…)`, `/dev/stdin`) of up to 16 GiB or half of the free memory. A pipe
+//! without an extension must hold a NumPy array; HDF5, Parquet and Arrow are not read from pipes. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
 //! unpacks without a bound. Chunks of HDF5 may be filtered by deflate, shuffle, fletcher32 and LZF; what HDF5 2.0 writes in its newest
 //! version is not read (h5py: `libver="v110"`).
 
@@ -29,6 +30,7 @@ mod messages;
 mod npy;
 #[cfg(feature = "hdf5")]
 mod objects;
+mod stream;
 mod table;
 mod tensors;
 #[cfg(feature = "arrow")]
@@ -235,7 +237,10 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
 #[cfg(feature = "hdf5")]
 pub fn hdf5_metric(path: impl AsRef<Path>) -> Result<crate::Metric, FileError> {
     let path = path.as_ref();
-    table::regular_file(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    let place = stream::place(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    if place == stream::Place::Stream {
+        return Err(FileError::Malformed { path: path.to_owned(), reason: stream::out_of_order("hdf5") });
+    }
     table::guarded(|| hdf5::metric(path))
         .map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
 }

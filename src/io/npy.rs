@@ -20,6 +20,14 @@ const TOGETHER: usize = 1 << 20;
 /// Bytes of a header, at most: real ones have 128.
 const HEADER_MAX: usize = 1 << 16;
 
+/// First bytes of every NumPy array.
+pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// Whether a file begins like a NumPy array.
+pub(super) fn is_npy(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
 /// Where the values of an `.npy` file stand.
 pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     let mut header_bytes = bytes.get(..HEADER_MAX).unwrap_or(bytes);

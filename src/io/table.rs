@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FileError, npy, tensors};
+use super::{
+    FileError, npy,
+    stream::{self, Place, StreamError},
+    tensors,
+};
 use crate::spec::DIM_MAX;
 
 /// Type of a table's values.
@@ -138,8 +142,19 @@ enum Bytes {
     /// An empty file cannot be mapped on every system.
     Empty,
     Map(memmap2::Mmap),
-    #[cfg(any(feature = "arrow", feature = "hdf5"))]
     Held(Vec<u8>),
+}
+
+impl Bytes {
+    fn map(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Self::Empty);
+        }
+        // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
+        // meanwhile ends the process with SIGBUS, as the module's documentation says.
+        Ok(Self::Map(unsafe { memmap2::Mmap::map(&file) }?))
+    }
 }
 
 impl std::ops::Deref for Bytes {
@@ -149,7 +164,6 @@ impl std::ops::Deref for Bytes {
         match self {
             Self::Empty => &[],
             Self::Map(map) => map,
-            #[cfg(any(feature = "arrow", feature = "hdf5"))]
             Self::Held(bytes) => bytes,
         }
     }
@@ -157,6 +171,9 @@ impl std::ops::Deref for Bytes {
 
 /// Files that hold several tables, one of which is named behind a colon.
 const CONTAINERS: [&str; 7] = [".safetensors", ".hdf5", ".h5", ".parquet", ".arrow", ".feather", ".ipc"];
+
+/// Formats whose readers go back and forth in a file, which a pipe does not allow.
+const OUT_OF_ORDER: [&str; 6] = ["hdf5", "h5", "parquet", "arrow", "feather", "ipc"];
 
 /// A file, and which of its tables is meant: `file.hdf5:train`.
 pub(super) fn split(path: &Path) -> (PathBuf, Option<&str>) {
@@ -181,25 +198,39 @@ impl Table {
     /// Opens a file by its extension; `expected` lists the extensions that make sense here.
     pub fn open(path: &Path, kind: Kind, expected: &'static str) -> Result<Self, FileError> {
         let (file_path, part) = split(path);
-        let extension =
+        let mut extension =
             file_path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        if !lists(expected, &extension) {
-            return Err(FileError::Extension { path: path.to_owned(), expected });
-        }
+        let is_named = lists(expected, &extension);
         let io = |source| FileError::Io { path: file_path.clone(), source };
-        regular_file(&file_path).map_err(io)?;
-        let file = File::open(&file_path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        let place = stream::place(&file_path);
+        if !is_named {
+            // `/dev/stdin` is a regular file where one is redirected to it.
+            let is_npy = match &place {
+                Ok(Place::Stream) => true,
+                Ok(Place::File) => extension.is_empty() && stream::begins_like_npy(&file_path),
+                Err(_) => false,
+            };
+            if !is_npy {
+                return Err(FileError::Extension { path: path.to_owned(), expected });
+            }
+            "npy".clone_into(&mut extension);
+        }
+        let place = place.map_err(io)?;
         let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
+        if place == Place::Stream && OUT_OF_ORDER.contains(&extension.as_str()) {
+            return Err(malformed(stream::out_of_order(&extension)));
+        }
         let table = match Self::hold(&file_path, &extension, part, kind) {
             Some(held) => held.map_err(malformed)?,
             None => {
-                let bytes = if metadata.len() == 0 {
-                    Bytes::Empty
-                } else {
-                    // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
-                    // meanwhile ends the process with SIGBUS, as the module's documentation says.
-                    Bytes::Map(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
+                let bytes = match place {
+                    Place::File => Bytes::map(&file_path).map_err(io)?,
+                    Place::Stream => {
+                        Bytes::Held(stream::read(&file_path, is_named).map_err(|e| match e {
+                            StreamError::Io(e) => io(e),
+                            StreamError::Refused(reason) => malformed(reason),
+                        })?)
+                    }
                 };
                 let layout = match extension.as_str() {
                     "npy" => npy::layout(&bytes),
@@ -283,14 +314,6 @@ impl Table {
 #[cfg(any(feature = "arrow", feature = "hdf5"))]
 pub(super) fn most_bytes(file_len: u64) -> u64 {
     file_len.saturating_mul(1032).max(1 << 26)
-}
-
-/// Whether it is one, before it is opened: a pipe would wait for its writer.
-pub(super) fn regular_file(path: &Path) -> std::io::Result<()> {
-    if std::fs::metadata(path)?.is_file() {
-        return Ok(());
-    }
-    Err(std::io::Error::other("it is not a regular file"))
 }
 
 /// What a format's crate reads; where it panics over a damaged file, an error.
