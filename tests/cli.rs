@@ -394,6 +394,37 @@ fn pipes_are_read() {
     fails(3, &["expected a file ending in .npy"], &[&"search", &index, &folder.path("text")]);
 }
 
+/// Results are i64, and an id that does not fit is found out before the work.
+#[test]
+fn ids_that_results_cannot_hold_are_refused_first() {
+    let folder = Folder::new();
+    let x = made(3, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [ids, index, out] = ["ids.npy", "i.nf", "out.npy"].map(|name| folder.path(name));
+    let limit = 1_u64 << 63;
+    let wide = |last: u64| [5, 6, last].iter().flat_map(|id: &u64| id.to_le_bytes()).collect::<Vec<u8>>();
+    let write = |last: u64| fs::write(&ids, npy("<u8", "(3,)", &wide(last))).unwrap();
+    let metric = "--metric=ip";
+    for id in [limit, u64::MAX - 1] {
+        write(id);
+        let says = ["--ids", "9223372036854775808", &id.to_string(), "row 2"];
+        fails(3, &says, &[&"build", &base, &"-o", &index, &metric, &"--ids", &ids]);
+        fails(3, &says, &[&"truth", &base, &base, &"-o", &out, &metric, &"--ids", &ids]);
+    }
+    write(u64::MAX);
+    fails(3, &["missing neighbour"], &[&"build", &base, &"-o", &index, &metric, &"--ids", &ids]);
+    write(limit - 1);
+    json(&[&"build", &base, &"-o", &index, &metric, &"--spec", &"Flat", &"--ids", &ids, &"--json"]);
+    assert!(run(&[&"search", &index, &base, &"-o", &out]).status.success());
+    // The library has ids of 64 bits, and what it writes stays readable.
+    let wide = [5, 6, limit];
+    let built = nearfield::Index::builder("Flat".parse().unwrap()).ids(&wide).build(x.view()).unwrap();
+    built.save(&index).unwrap();
+    let output = text(&run(&[&"search", &index, &base]).stdout);
+    assert!(output.contains("9223372036854775808:"), "{output}");
+    fails(3, &["below 2⁶³", "9223372036854775808"], &[&"search", &index, &base, &"-o", &out]);
+}
+
 /// A vector as NumPy saves it, `x[0]`, is the query that `x[:1]` is.
 #[test]
 fn an_array_of_one_dimension_is_one_query() {

@@ -36,7 +36,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     report::check_output("--output", &args.output, Some("npy"), &[&args.base, &args.queries])?;
     let base = report::vectors("BASE", &args.base)?;
     let queries = report::queries("QUERIES", &args.queries)?;
-    let names = args.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+    let names = args.ids.as_deref().map(|path| report::row_ids("--ids", path)).transpose()?;
     if let Some(names) = &names
         && names.dim() != (base.n_rows(), 1)
     {

@@ -131,7 +131,7 @@ impl Sample {
             return Ok(Self { queries: queries.clone(), truth, own: None });
         }
         let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
-        let names = args.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+        let names = args.ids.as_deref().map(|path| report::row_ids("--ids", path)).transpose()?;
         let (n, d) = (index.len(), index.dim());
         if let Some(names) = &names
             && names.dim() != (n, 1)
