@@ -185,7 +185,7 @@ impl Vectors for VectorFile {
     }
 }
 
-/// How the program that wrote a file makes its numbers f32.
+/// Returns how the program that wrote a file can write f32 instead.
 fn as_float(path: &Path) -> &'static str {
     match file_of(path).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         Some("parquet" | "arrow" | "feather" | "ipc") => "cast the column to lists of float32",

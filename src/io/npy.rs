@@ -23,7 +23,7 @@ const HEADER_MAX: usize = 1 << 16;
 /// First bytes of every NumPy array.
 pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
-/// Whether a file begins like a NumPy array.
+/// Checks that bytes begin like a NumPy array.
 pub(super) fn is_npy(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }

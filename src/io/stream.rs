@@ -1,8 +1,8 @@
-//! What is no regular file: pipes, process substitution, `/dev/stdin`.
+//! Input that is not a regular file: pipes, process substitution, `/dev/stdin`.
 //!
-//! They are read to their end into memory, for only files can be mapped. They have no length, so what is read is bounded by the
-//! machine's memory. A pipe often has no extension (`/dev/fd/63`): then only a NumPy array is read, which its first bytes name.
-//! Opening a FIFO waits for its writer, as in every other program.
+//! A pipe cannot be mapped, so it is read into memory. It has no length, so the machine's memory bounds what is read. It often has
+//! no extension (`/dev/fd/63`); then it must hold a NumPy array, which its first bytes tell. Opening a FIFO waits for a writer, as
+//! in every Unix program.
 
 use std::{
     fs::{File, FileType},
@@ -15,7 +15,7 @@ use super::npy;
 /// Maximum bytes read from a pipe: vectors beyond that belong in a file, which is mapped.
 const BYTES_MAX: u64 = 16 << 30;
 
-/// What stands at a path.
+/// Kind of input at a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     File,
@@ -23,7 +23,7 @@ pub(super) enum Place {
     Stream,
 }
 
-/// Finds out what stands at a path without opening it.
+/// Returns the kind of input at a path. It does not open it: that may wait for a writer.
 pub(super) fn place(path: &Path) -> Result<Place, Error> {
     let kind = std::fs::metadata(path)?.file_type();
     match kind {
@@ -92,14 +92,14 @@ fn read_from(mut stream: impl Read, is_named: bool, most: u64) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Bytes of memory that a new program may take, where the system says so.
+/// Bytes of memory that are free for new use, where the system says so.
 fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Whether a regular file begins like a NumPy array.
+/// Checks that a regular file begins like a NumPy array.
 pub(super) fn begins_like_npy(path: &Path) -> bool {
     let mut magic = [0; npy::MAGIC.len()];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && npy::is_npy(&magic)

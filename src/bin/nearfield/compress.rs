@@ -134,7 +134,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             inputs.push(path);
         }
     }
-    // With a transform that is there, BASE may well be queries.
+    // With a finished transform, BASE may be a single query.
     let open = if args.with.is_some() { report::queries } else { report::vectors };
     let base = open("BASE", &args.base)?;
     if base.n_rows() == 0 {
