@@ -103,6 +103,10 @@ pub(super) struct Held {
     /// Little-endian.
     pub bytes: Vec<u8>,
     /// As that of [`Layout`].
+    #[cfg_attr(
+        not(any(feature = "arrow", feature = "hdf5")),
+        allow(dead_code, reason = "without these features tables in memory are only written")
+    )]
     pub is_flat: bool,
 }
 
