@@ -12,7 +12,7 @@ use std::{
 
 use ndarray::Array2;
 use nearfield::{Vectors, io::VectorFile};
-use support::{embedded, made, write_fbin};
+use support::{embedded, made, npy, write_fbin};
 
 struct Folder(tempfile::TempDir);
 
@@ -63,6 +63,11 @@ fn json(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<serde_json::Value> {
     let output = run(arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Values as files hold them.
+fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
+    values.into_iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 #[test]
@@ -318,22 +323,161 @@ fn plans_are_printed_and_auto_says_why() {
     );
 }
 
+/// Named pipes by their extension, others if a NumPy array comes out of them.
 #[cfg(unix)]
 #[test]
-fn pipes_are_refused_and_text_of_files_is_harmless() {
+fn pipes_are_read() {
+    use std::{io::Write, process::Stdio};
+    let folder = Folder::new();
+    let x = made(300, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [array, ids, index, same] = ["q.npy", "ids.npy", "i.nf", "same.nf"].map(|name| folder.path(name));
+    fs::write(&array, npy("<f4", "(300, 24)", &floats(&x))).unwrap();
+    let numbers: Vec<u8> = (0..300_i64).flat_map(|i| (7 * i + 1).to_le_bytes()).collect();
+    fs::write(&ids, npy("<i8", "(300,)", &numbers)).unwrap();
+    // A pipe, and what is written to it once somebody reads.
+    let pipe = |name: &str, bytes: Vec<u8>| {
+        let path = folder.path(name);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let to = path.clone();
+        std::thread::spawn(move || fs::write(to, bytes));
+        path
+    };
+    let spec: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"--metric", &"l2", &"--spec", &"Flat"];
+    let fifo = pipe("pipe.fbin", fs::read(&base).unwrap());
+    for (from, to) in [(&base, &index), (&fifo, &same)] {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"build", from, &"-o", to, &"--ids", &ids];
+        arguments.extend(spec);
+        let output = run(&arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(fs::read(&index).unwrap(), fs::read(&same).unwrap());
+
+    let want = text(&run(&[&"search", &index, &array]).stdout);
+    assert_eq!(want.lines().count(), 300);
+    assert!(want.starts_with("0\t1:"), "{want}");
+    let search = |stdin: Stdio, bytes: Option<&[u8]>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nearfield"));
+        command.args(["search".as_ref(), index.as_os_str(), "/dev/stdin".as_ref()]).stdin(stdin);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if let (Some(bytes), Some(mut to)) = (bytes, child.stdin.take()) {
+            // It may be refused before its end.
+            let _ = to.write_all(bytes);
+        }
+        child.wait_with_output().unwrap()
+    };
+    let array_bytes = fs::read(&array).unwrap();
+    assert_eq!(text(&search(Stdio::piped(), Some(&array_bytes)).stdout), want);
+    // Redirected from a file, it is that file.
+    assert_eq!(text(&search(fs::File::open(&array).unwrap().into(), None).stdout), want);
+    for bytes in [&[][..], b"1 2 3\n", &array_bytes[..5]] {
+        let output = search(Stdio::piped(), Some(bytes));
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("/dev/stdin: expected a NumPy array from a pipe"), "{stderr}");
+        assert!(stderr.contains("give a regular file, or pipe a .npy"), "{stderr}");
+    }
+    let output = search(Stdio::piped(), Some(&array_bytes[..500]));
+    assert!(text(&output.stderr).contains("300 rows of 24"), "{}", text(&output.stderr));
+    assert_eq!(search(fs::File::open("/dev/zero").unwrap().into(), None).status.code(), Some(3));
+
+    if let Ok(output) = Command::new("bash")
+        .args(["-c", "\"$0\" search \"$1\" <(cat \"$2\")", env!("CARGO_BIN_EXE_nearfield")])
+        .args([&index, &array])
+        .output()
+    {
+        assert_eq!(text(&output.stdout), want, "{}", text(&output.stderr));
+    }
+    let nameless = pipe("nameless", fs::read(&base).unwrap());
+    fails(3, &["expected a NumPy array from a pipe"], &[&"search", &index, &nameless]);
+    fs::write(folder.path("text"), "some text").unwrap();
+    fails(3, &["expected a file ending in .npy"], &[&"search", &index, &folder.path("text")]);
+}
+
+/// Results are i64, and an id that does not fit is found out before the work.
+#[test]
+fn ids_that_results_cannot_hold_are_refused_first() {
+    let folder = Folder::new();
+    let x = made(3, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [ids, index, out] = ["ids.npy", "i.nf", "out.npy"].map(|name| folder.path(name));
+    let limit = 1_u64 << 63;
+    let wide = |last: u64| [5, 6, last].iter().flat_map(|id: &u64| id.to_le_bytes()).collect::<Vec<u8>>();
+    let write = |last: u64| fs::write(&ids, npy("<u8", "(3,)", &wide(last))).unwrap();
+    let metric = "--metric=ip";
+    for id in [limit, u64::MAX - 1] {
+        write(id);
+        let says = ["--ids", "9223372036854775808", &id.to_string(), "row 2"];
+        fails(3, &says, &[&"build", &base, &"-o", &index, &metric, &"--ids", &ids]);
+        fails(3, &says, &[&"truth", &base, &base, &"-o", &out, &metric, &"--ids", &ids]);
+    }
+    write(u64::MAX);
+    fails(3, &["missing neighbour"], &[&"build", &base, &"-o", &index, &metric, &"--ids", &ids]);
+    write(limit - 1);
+    json(&[&"build", &base, &"-o", &index, &metric, &"--spec", &"Flat", &"--ids", &ids, &"--json"]);
+    assert!(run(&[&"search", &index, &base, &"-o", &out]).status.success());
+    // The library has ids of 64 bits, and what it writes stays readable.
+    let wide = [5, 6, limit];
+    let built = nearfield::Index::builder("Flat".parse().unwrap()).ids(&wide).build(x.view()).unwrap();
+    built.save(&index).unwrap();
+    let output = text(&run(&[&"search", &index, &base]).stdout);
+    assert!(output.contains("9223372036854775808:"), "{output}");
+    fails(3, &["below 2⁶³", "9223372036854775808"], &[&"search", &index, &base, &"-o", &out]);
+}
+
+/// A vector as NumPy saves it, `x[0]`, is the query that `x[:1]` is.
+#[test]
+fn an_array_of_one_dimension_is_one_query() {
+    let folder = Folder::new();
+    let x = made(300, 24, 1);
+    let base = folder.vectors("base.fbin", &x);
+    let [index, flat, row, short] =
+        ["i.nf", "flat.npy", "row.npy", "short.npy"].map(|name| folder.path(name));
+    build(&base, &index, "Flat", "ip");
+    fs::write(&flat, npy("<f4", "(24,)", &floats(x.row(5)))).unwrap();
+    fs::write(&row, npy("<f4", "(1, 24)", &floats(x.row(5)))).unwrap();
+    fs::write(&short, npy("<f4", "(23,)", &floats(x.slice(ndarray::s![5, ..23])))).unwrap();
+    let found = json(&[&"search", &index, &flat, &"--json"]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found, json(&[&"search", &index, &row, &"--json"]));
+    fails(3, &["queries: expected 24 dimensions, got 23"], &[&"search", &index, &short]);
+    let [a, b] = ["a.npy", "b.npy"].map(|name| folder.path(name));
+    for (queries, truth) in [(&flat, &a), (&row, &b)] {
+        json(&[&"truth", &base, queries, &"-k", &"10", &"--metric", &"ip", &"-o", truth, &"--json"]);
+    }
+    assert_eq!(fs::read(&a).unwrap(), fs::read(&b).unwrap());
+    assert_eq!(
+        json(&[&"eval", &index, &flat, &"--truth", &a, &"--seconds", &"0", &"--json"])[0]["recall"],
+        1.0
+    );
+    assert_eq!(json(&[&"tune", &index, &flat, &"--json"])[0]["queries"], 1);
+    for command in ["build", "plan"] {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&command, &flat, &"--metric", &"ip"];
+        if command == "build" {
+            arguments.extend([&"-o" as &dyn AsRef<std::ffi::OsStr>, &index]);
+        }
+        fails(3, &["BASE", "x.reshape(1, -1)", "x.reshape(-1, 1)"], &arguments);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_of_other_formats_are_refused_and_text_of_files_is_harmless() {
     let folder = Folder::new();
     let base = folder.vectors("base.fbin", &made(300, 24, 1));
     let (index, pipe) = (folder.path("index.nf"), folder.path("pipe.fbin"));
     assert!(run(&[&"build", &base, &"-o", &index, &"--metric", &"ip", &"--spec", &"SQ8"]).status.success());
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    fails(3, &["not a regular file"], &[&"search", &pipe, &base]);
-    fails(5, &["not a regular file"], &[&"search", &index, &pipe]);
-    #[cfg(feature = "hdf5")]
-    {
-        let pipe = folder.path("pipe.hdf5");
+    // None of these opens the pipe, which would wait for a writer.
+    fails(3, &["not a regular file", "save it to a file"], &[&"search", &pipe, &base]);
+    for extension in ["hdf5", "h5", "parquet", "arrow", "feather", "ipc"] {
+        let pipe = folder.path(&format!("pipe.{extension}"));
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        fails(5, &["not a regular file"], &[&"eval", &"--hdf5", &pipe, &"--spec", &"Flat"]);
+        fails(3, &["QUERIES", "expected a regular file", extension], &[&"search", &index, &pipe]);
+        #[cfg(feature = "hdf5")]
+        fails(3, &["expected a regular file"], &[&"eval", &"--hdf5", &pipe, &"--spec", &"Flat"]);
     }
+    fails(5, &["not a regular file"], &[&"convert", &base, &"-o", &pipe]);
 
     let good = fs::read(&index).unwrap();
     let forge = |old: &[u8], new: &[u8]| {

@@ -55,7 +55,7 @@ pub fn run(data: &[u8]) {
             let step = n.div_ceil((VALUES / vectors.dim().max(1)).max(1)).max(1);
             (0..n).step_by(step).chain(n.checked_sub(1)).for_each(|i| vectors.read(i, &mut row));
         }
-        let _ = read_ids(&named);
+        let _ = (read_ids(&named), VectorFile::open_queries(&named).map(|queries| queries.n_rows()));
         #[cfg(feature = "hdf5")]
         if extension == "hdf5" {
             let _ = hdf5_metric(&path);

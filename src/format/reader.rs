@@ -194,7 +194,8 @@ fn open_file(path: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     // Before it is opened: a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(OpenError::Foreign { reason: "it is not a regular file".to_owned() });
+        let reason = "it is not a regular file, and an index is not read in order as a pipe is: save it to a file first";
+        return Err(OpenError::Foreign { reason: reason.to_owned() });
     }
     let file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;

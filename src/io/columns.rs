@@ -8,8 +8,8 @@ use arrow_array::{
     Array, ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait, PrimitiveArray, RecordBatch,
     cast::AsArray,
     types::{
-        Float16Type, Float32Type, Float64Type, Int8Type, Int32Type, Int64Type, UInt8Type, UInt32Type,
-        UInt64Type,
+        Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+        UInt32Type, UInt64Type,
     },
 };
 use arrow_ipc::reader::{FileReader, StreamReader};
@@ -24,7 +24,7 @@ use parquet::{
 
 use super::{
     messages,
-    table::{Element, Held, Kind, most_bytes},
+    table::{Element, Held, ID_TYPES, Kind, VECTOR_TYPES, most_bytes},
     thrift,
 };
 
@@ -127,11 +127,19 @@ fn choose(schema: &Schema, column: Option<&str>, kind: Kind) -> Result<usize, St
         }
         other => other,
     };
-    if values.is_integer() || values.is_floating() { Ok(at) } else { Err(not_numbers(values)) }
+    if is_read(values) { Ok(at) } else { Err(not_read(values)) }
 }
 
-fn not_numbers(kind: &DataType) -> String {
-    format!("expected a column of numbers, or of lists of numbers, got {kind}")
+fn is_read(kind: &DataType) -> bool {
+    // Of the types that are numbers, this one alone is left out: it may be bfloat16.
+    *kind != DataType::UInt16 && (kind.is_integer() || kind.is_floating())
+}
+
+fn not_read(kind: &DataType) -> String {
+    format!(
+        "expected a column of numbers, or of lists of numbers, that are {VECTOR_TYPES} (ids: {ID_TYPES}), got {kind}: \
+         cast it to float32"
+    )
 }
 
 fn is_list(kind: &DataType) -> bool {
@@ -199,7 +207,7 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
                     let values: &PrimitiveArray<$arrow> = values.as_primitive();
                     held.bytes.extend(values.values().iter().flat_map(|&v| ($convert)(v).to_le_bytes()));
                 })*
-                other => return Err(not_numbers(other)),
+                other => return Err(not_read(other)),
             }
         };
     }
@@ -211,6 +219,7 @@ fn append(column: &ArrayRef, held: &mut Held) -> Result<(), String> {
             DataType::Float16 => Float16Type, Element::F16, |v: half::f16| v;
             DataType::Int8 => Int8Type, Element::I8, |v: i8| v;
             DataType::UInt8 => UInt8Type, Element::U8, |v: u8| v;
+            DataType::Int16 => Int16Type, Element::I16, |v: i16| v;
             DataType::Int32 => Int32Type, Element::I32, |v: i32| v;
             DataType::UInt32 => UInt32Type, Element::U32, |v: u32| v;
             DataType::Int64 => Int64Type, Element::I64, |v: i64| v;
@@ -242,6 +251,7 @@ fn batches(held: &Held) -> Result<(Arc<Schema>, impl Iterator<Item = Result<Reco
         Element::F64 => DataType::Float64,
         Element::I8 => DataType::Int8,
         Element::U8 => DataType::UInt8,
+        Element::I16 => DataType::Int16,
         Element::I32 => DataType::Int32,
         Element::U32 => DataType::UInt32,
         Element::I64 => DataType::Int64,
@@ -272,6 +282,7 @@ fn batches(held: &Held) -> Result<(Arc<Schema>, impl Iterator<Item = Result<Reco
             Element::F64 => Float64Type, f64;
             Element::I8 => Int8Type, i8;
             Element::U8 => UInt8Type, u8;
+            Element::I16 => Int16Type, i16;
             Element::I32 => Int32Type, i32;
             Element::U32 => UInt32Type, u32;
             Element::I64 => Int64Type, i64;

@@ -37,6 +37,7 @@ impl Value {
             Element::F64 => number!(Float, f64, f64),
             Element::U8 => number!(Integer, u8, i128),
             Element::I8 => number!(Integer, i8, i128),
+            Element::I16 => number!(Integer, i16, i128),
             Element::I32 => number!(Integer, i32, i128),
             Element::U32 => number!(Integer, u32, i128),
             Element::I64 => number!(Integer, i64, i128),
@@ -75,6 +76,7 @@ impl Value {
             Element::F64 => out.extend(float.to_le_bytes()),
             Element::U8 => integer!(u8),
             Element::I8 => integer!(i8),
+            Element::I16 => integer!(i16),
             Element::I32 => integer!(i32),
             Element::U32 => integer!(u32),
             Element::I64 => integer!(i64),
@@ -170,7 +172,7 @@ pub fn convert(
             bytes.extend_from_slice(row);
             Ok(())
         })?;
-        Ok(Held { element, n_rows: table.n_rows, width: table.width, bytes })
+        Ok(Held { element, n_rows: table.n_rows, width: table.width, bytes, is_flat: false })
     };
     write_atomically(to, |file: &mut File| {
         let mut out = BufWriter::new(&mut *file);

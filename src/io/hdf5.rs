@@ -11,7 +11,7 @@ use hdf5_pure::{
 
 use super::{
     objects::Objects,
-    table::{Element, Held, Kind, most_bytes},
+    table::{Element, Held, ID_TYPES, Kind, most_bytes},
 };
 use crate::metric::Metric;
 
@@ -172,17 +172,22 @@ fn held(dataset: &Dataset, kind: Kind) -> Result<Held, String> {
         DType::F64 => bytes!(Element::F64, read_f64),
         DType::I8 => bytes!(Element::I8, read_i8),
         DType::U8 => bytes!(Element::U8, read_u8),
+        DType::I16 => bytes!(Element::I16, read_i16),
         DType::I32 => bytes!(Element::I32, read_i32),
         DType::U32 => bytes!(Element::U32, read_u32),
         DType::I64 => bytes!(Element::I64, read_i64),
         DType::U64 => bytes!(Element::U64, read_u64),
-        other => return Err(format!("expected numbers of 8, 32 or 64 bits, got {other}")),
+        other => {
+            return Err(format!(
+                "expected f32, f64, u8, i8, i16 or i32 values (ids: {ID_TYPES}), got {other}: store the dataset as float32"
+            ));
+        }
     };
     let need = n_rows.checked_mul(width).and_then(|v| v.checked_mul(element.bytes()));
     if need != Some(bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values, got {} bytes", bytes.len()));
     }
-    Ok(Held { element, n_rows, width, bytes })
+    Ok(Held { element, n_rows, width, bytes, is_flat: shape.len() == 1 })
 }
 
 /// The metric of an ann-benchmarks or VIBE file.
@@ -223,6 +228,7 @@ pub(super) fn write(table: &Held, file: &mut File) -> Result<(), String> {
         Element::F64 => f64;
         Element::I8 => i8;
         Element::U8 => u8;
+        Element::I16 => i16;
         Element::I32 => i32;
         Element::U32 => u32;
         Element::I64 => i64;

@@ -10,9 +10,11 @@
 //! | `.parquet` `.arrow` `.feather` `.ipc` | a column of lists: `file.parquet:embedding` | `arrow` |
 //!
 //! A name behind the colon is not needed where a file holds only one thing that may be meant. Values are f32, f16, f64, u8,
-//! i8 or i32, ids integers of 32 or 64 bits. The files above the line of features are mapped, and rows converted to f32 as
+//! i8, i16 or i32, ids integers of 32 or 64 bits; other types are refused. A `.npy` file of bfloat16 looks like one of u16, so neither is
+//! read. The files above the line of features are mapped, and rows converted to f32 as
 //! they are read: a file of bytes is never held in memory as floats. Such a file must not be truncated or changed while it
-//! is open. The others are read into memory. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
+//! is open. The others are read into memory, and so are pipes (`<(…)`, `/dev/stdin`) of up to 16 GiB or half of the free memory. A pipe
+//! without an extension must hold a NumPy array; HDF5, Parquet and Arrow are not read from pipes. Pages of Parquet may be packed by Snappy, Zstandard, LZ4 or gzip, not by Brotli, which
 //! unpacks without a bound. Chunks of HDF5 may be filtered by deflate, shuffle, fletcher32 and LZF; what HDF5 2.0 writes in its newest
 //! version is not read (h5py: `libver="v110"`).
 
@@ -28,6 +30,7 @@ mod messages;
 mod npy;
 #[cfg(feature = "hdf5")]
 mod objects;
+mod stream;
 mod table;
 mod tensors;
 #[cfg(feature = "arrow")]
@@ -40,7 +43,7 @@ use ndarray::Array2;
 
 pub use convert::convert;
 pub use npy::{write_ids, write_scores, write_vectors};
-use table::{Element, Kind, Table};
+use table::{Element, ID_TYPES, Kind, Table, VECTOR_TYPES};
 
 use crate::{topk::NO_ID, vectors::Vectors};
 
@@ -88,22 +91,54 @@ pub fn file_of(path: &Path) -> PathBuf {
 pub struct VectorFile(Table);
 
 impl VectorFile {
-    /// Opens a file, or the part of it behind a colon, and checks its layout.
+    /// Opens a file, or the part of it behind a colon, and checks its layout. An array of one dimension is refused: it may be one
+    /// vector, or vectors of one value.
     ///
     /// # Errors
     /// [`FileError`] names the file, what was expected and what was found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
-        let table = Table::open(path.as_ref(), Kind::Vectors, EXTENSIONS)?;
-        if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
+        let file = Self::of_any_shape(path.as_ref())?;
+        if file.0.is_flat {
+            let n = file.0.n_rows;
             return Err(FileError::Malformed {
                 path: path.as_ref().to_owned(),
-                reason: format!("expected f32, f16, f64, u8, i8 or i32 values, got {}", table.element.name()),
+                reason: format!(
+                    "expected two dimensions, got one of {n}: save x.reshape(1, -1) for one vector, or x.reshape(-1, 1) for {n} \
+                     vectors of one value"
+                ),
+            });
+        }
+        Ok(file)
+    }
+
+    /// Opens queries: as [`VectorFile::open`], but an array of one dimension is one query.
+    ///
+    /// # Errors
+    /// [`FileError`] names the file, what was expected and what was found.
+    pub fn open_queries(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let mut file = Self::of_any_shape(path.as_ref())?;
+        if file.0.is_flat {
+            file.0.join();
+        }
+        Ok(file)
+    }
+
+    fn of_any_shape(path: &Path) -> Result<Self, FileError> {
+        let table = Table::open(path, Kind::Vectors, EXTENSIONS)?;
+        let got = table.element.name();
+        if matches!(table.element, Element::I64 | Element::U64 | Element::U32) {
+            let remedy = as_float(path);
+            return Err(FileError::Malformed {
+                path: path.to_owned(),
+                reason: format!(
+                    "expected {VECTOR_TYPES} values, got {got}: {remedy}, or run `nearfield convert --dtype f32`"
+                ),
             });
         }
         Ok(Self(table))
     }
 
-    /// Type of the stored values: `f32`, `f16`, `f64`, `u8`, `i8` or `i32`.
+    /// Type of the stored values: `f32`, `f16`, `f64`, `u8`, `i8`, `i16` or `i32`.
     #[must_use]
     pub fn dtype(&self) -> &'static str {
         self.0.element.name()
@@ -142,10 +177,21 @@ impl Vectors for VectorFile {
             Element::F64 => values(bytes, out, |b| f64::from_le_bytes(b) as f32),
             Element::U8 => values(bytes, out, |[b]: [u8; 1]| f32::from(b)),
             Element::I8 => values(bytes, out, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
+            Element::I16 => values(bytes, out, |b| f32::from(i16::from_le_bytes(b))),
             Element::I32 => values(bytes, out, |b| i32::from_le_bytes(b) as f32),
             // Refused on opening.
             Element::I64 | Element::U64 | Element::U32 => {}
         }
+    }
+}
+
+/// Returns how the program that wrote a file can write f32 instead.
+fn as_float(path: &Path) -> &'static str {
+    match file_of(path).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        Some("parquet" | "arrow" | "feather" | "ipc") => "cast the column to lists of float32",
+        Some("hdf5" | "h5") => "store the dataset as float32",
+        Some("safetensors") => "save the tensor as float32",
+        _ => "save x.astype(\"float32\")",
     }
 }
 
@@ -177,7 +223,7 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
             Element::I64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| signed(i64::from_le_bytes(b)))),
             Element::U64 => ids.extend(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b))),
             other => {
-                return Err(malformed(format!("expected i32, i64, u32 or u64 ids, got {}", other.name())));
+                return Err(malformed(format!("expected {ID_TYPES} ids, got {}", other.name())));
             }
         }
     }
@@ -191,7 +237,10 @@ pub fn read_ids(path: impl AsRef<Path>) -> Result<Array2<u64>, FileError> {
 #[cfg(feature = "hdf5")]
 pub fn hdf5_metric(path: impl AsRef<Path>) -> Result<crate::Metric, FileError> {
     let path = path.as_ref();
-    table::regular_file(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    let place = stream::place(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    if place == stream::Place::Stream {
+        return Err(FileError::Malformed { path: path.to_owned(), reason: stream::out_of_order("hdf5") });
+    }
     table::guarded(|| hdf5::metric(path))
         .map_err(|reason| FileError::Malformed { path: path.to_owned(), reason })
 }

@@ -10,7 +10,7 @@ use npyz::{NpyHeader, Order, WriterBuilder};
 
 use super::{
     FileError,
-    table::{Element, Layout},
+    table::{Element, ID_TYPES, Layout, VECTOR_TYPES},
 };
 use crate::{format::write_atomically, topk::NO_ID};
 
@@ -19,6 +19,14 @@ const TOGETHER: usize = 1 << 20;
 
 /// Bytes of a header, at most: real ones have 128.
 const HEADER_MAX: usize = 1 << 16;
+
+/// First bytes of every NumPy array.
+pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// Checks that bytes begin like a NumPy array.
+pub(super) fn is_npy(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
 
 /// Where the values of an `.npy` file stand.
 pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
@@ -56,13 +64,21 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
         "<f8" => Element::F64,
         "|u1" | "<u1" => Element::U8,
         "|i1" | "<i1" => Element::I8,
+        "<i2" => Element::I16,
         "<i4" => Element::I32,
         "<u4" => Element::U32,
         "<i8" => Element::I64,
         "<u8" => Element::U64,
+        // NumPy has no bfloat16, and stores it as one of these.
+        "<u2" | "<V2" | "|V2" => {
+            return Err(format!(
+                "{kind} may be whole numbers or bfloat16, so it is not read: save x.astype(\"float32\"), and of bfloat16 \
+                 x.view(ml_dtypes.bfloat16).astype(\"float32\")"
+            ));
+        }
         _ => {
             return Err(format!(
-                "expected little-endian f32, f16, f64, u8 or i8 (ids: i32, i64, u32, u64), got {kind}; in numpy: .astype(\"float32\")"
+                "expected little-endian {VECTOR_TYPES} (ids: {ID_TYPES}), got {kind}: save x.astype(\"float32\")"
             ));
         }
     };
@@ -85,7 +101,8 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, String> {
     // The product fits the file's length, so both fit a usize unless one is 0.
     let small = |v: u64| usize::try_from(v).map_err(|_| format!("{v} does not fit this machine"));
     let (n_rows, width) = (small(n_rows)?, small(width)?);
-    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
+    let (stride, is_flat) = (width.saturating_mul(element.bytes()), header.shape().len() == 1);
+    Ok(Layout { element, n_rows, width, start, stride, is_flat })
 }
 
 /// The header of an array, as NumPy writes version 1.
@@ -96,6 +113,7 @@ pub(super) fn header(element: Element, n_rows: usize, width: usize) -> Vec<u8> {
         Element::F64 => "<f8",
         Element::U8 => "|u1",
         Element::I8 => "|i1",
+        Element::I16 => "<i2",
         Element::I32 => "<i4",
         Element::U32 => "<u4",
         Element::I64 => "<i8",

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FileError, npy, tensors};
+use super::{
+    FileError, npy,
+    stream::{self, Place, StreamError},
+    tensors,
+};
 use crate::spec::DIM_MAX;
 
 /// Type of a table's values.
@@ -17,20 +21,37 @@ pub(super) enum Element {
     F64,
     U8,
     I8,
+    I16,
     I32,
     U32,
     I64,
     U64,
 }
 
+/// Types that vectors may have, as messages list them.
+pub(super) const VECTOR_TYPES: &str = "f32, f16, f64, u8, i8, i16 or i32";
+
+/// Types that ids may have.
+pub(super) const ID_TYPES: &str = "i32, i64, u32 or u64";
+
 impl Element {
-    pub const ALL: [Self; 9] =
-        [Self::F32, Self::F16, Self::F64, Self::U8, Self::I8, Self::I32, Self::U32, Self::I64, Self::U64];
+    pub const ALL: [Self; 10] = [
+        Self::F32,
+        Self::F16,
+        Self::F64,
+        Self::U8,
+        Self::I8,
+        Self::I16,
+        Self::I32,
+        Self::U32,
+        Self::I64,
+        Self::U64,
+    ];
 
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
-            Self::F16 => 2,
+            Self::F16 | Self::I16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
@@ -43,6 +64,7 @@ impl Element {
             Self::F64 => "f64",
             Self::U8 => "u8",
             Self::I8 => "i8",
+            Self::I16 => "i16",
             Self::I32 => "i32",
             Self::U32 => "u32",
             Self::I64 => "i64",
@@ -68,6 +90,8 @@ pub(super) struct Layout {
     pub start: usize,
     /// Bytes from one row to the next.
     pub stride: usize,
+    /// An array of one dimension, which is laid out as rows of one value.
+    pub is_flat: bool,
 }
 
 /// A table in memory, one row after the other.
@@ -78,6 +102,12 @@ pub(super) struct Held {
     pub width: usize,
     /// Little-endian.
     pub bytes: Vec<u8>,
+    /// As that of [`Layout`].
+    #[cfg_attr(
+        not(any(feature = "arrow", feature = "hdf5")),
+        allow(dead_code, reason = "without these features tables in memory are only written")
+    )]
+    pub is_flat: bool,
 }
 
 #[cfg(feature = "arrow")]
@@ -106,6 +136,8 @@ pub(super) struct Table {
     pub element: Element,
     pub n_rows: usize,
     pub width: usize,
+    /// As that of [`Layout`].
+    pub is_flat: bool,
     start: usize,
     stride: usize,
 }
@@ -114,8 +146,19 @@ enum Bytes {
     /// An empty file cannot be mapped on every system.
     Empty,
     Map(memmap2::Mmap),
-    #[cfg(any(feature = "arrow", feature = "hdf5"))]
     Held(Vec<u8>),
+}
+
+impl Bytes {
+    fn map(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Self::Empty);
+        }
+        // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
+        // meanwhile ends the process with SIGBUS, as the module's documentation says.
+        Ok(Self::Map(unsafe { memmap2::Mmap::map(&file) }?))
+    }
 }
 
 impl std::ops::Deref for Bytes {
@@ -125,7 +168,6 @@ impl std::ops::Deref for Bytes {
         match self {
             Self::Empty => &[],
             Self::Map(map) => map,
-            #[cfg(any(feature = "arrow", feature = "hdf5"))]
             Self::Held(bytes) => bytes,
         }
     }
@@ -133,6 +175,9 @@ impl std::ops::Deref for Bytes {
 
 /// Files that hold several tables, one of which is named behind a colon.
 const CONTAINERS: [&str; 7] = [".safetensors", ".hdf5", ".h5", ".parquet", ".arrow", ".feather", ".ipc"];
+
+/// Formats whose readers go back and forth in a file, which a pipe does not allow.
+const OUT_OF_ORDER: [&str; 6] = ["hdf5", "h5", "parquet", "arrow", "feather", "ipc"];
 
 /// A file, and which of its tables is meant: `file.hdf5:train`.
 pub(super) fn split(path: &Path) -> (PathBuf, Option<&str>) {
@@ -157,25 +202,39 @@ impl Table {
     /// Opens a file by its extension; `expected` lists the extensions that make sense here.
     pub fn open(path: &Path, kind: Kind, expected: &'static str) -> Result<Self, FileError> {
         let (file_path, part) = split(path);
-        let extension =
+        let mut extension =
             file_path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        if !lists(expected, &extension) {
-            return Err(FileError::Extension { path: path.to_owned(), expected });
-        }
+        let is_named = lists(expected, &extension);
         let io = |source| FileError::Io { path: file_path.clone(), source };
-        regular_file(&file_path).map_err(io)?;
-        let file = File::open(&file_path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        let place = stream::place(&file_path);
+        if !is_named {
+            // `/dev/stdin` is a regular file where one is redirected to it.
+            let is_npy = match &place {
+                Ok(Place::Stream) => true,
+                Ok(Place::File) => extension.is_empty() && stream::begins_like_npy(&file_path),
+                Err(_) => false,
+            };
+            if !is_npy {
+                return Err(FileError::Extension { path: path.to_owned(), expected });
+            }
+            "npy".clone_into(&mut extension);
+        }
+        let place = place.map_err(io)?;
         let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
+        if place == Place::Stream && OUT_OF_ORDER.contains(&extension.as_str()) {
+            return Err(malformed(stream::out_of_order(&extension)));
+        }
         let table = match Self::hold(&file_path, &extension, part, kind) {
             Some(held) => held.map_err(malformed)?,
             None => {
-                let bytes = if metadata.len() == 0 {
-                    Bytes::Empty
-                } else {
-                    // SAFETY: the map is read-only and lives as long as the table. A file that others truncate
-                    // meanwhile ends the process with SIGBUS, as the module's documentation says.
-                    Bytes::Map(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
+                let bytes = match place {
+                    Place::File => Bytes::map(&file_path).map_err(io)?,
+                    Place::Stream => {
+                        Bytes::Held(stream::read(&file_path, is_named).map_err(|e| match e {
+                            StreamError::Io(e) => io(e),
+                            StreamError::Refused(reason) => malformed(reason),
+                        })?)
+                    }
                 };
                 let layout = match extension.as_str() {
                     "npy" => npy::layout(&bytes),
@@ -189,8 +248,8 @@ impl Table {
                     _ => bin(&bytes, Element::I32),
                 }
                 .map_err(malformed)?;
-                let Layout { element, n_rows, width, start, stride } = layout;
-                Self { bytes, element, n_rows, width, start, stride }
+                let Layout { element, n_rows, width, start, stride, is_flat } = layout;
+                Self { bytes, element, n_rows, width, is_flat, start, stride }
             }
         };
         if table.n_rows == 0 && table.width > DIM_MAX {
@@ -227,12 +286,20 @@ impl Table {
             element: held.element,
             n_rows: held.n_rows,
             width: held.width,
+            is_flat: held.is_flat,
             start: 0,
             stride: held.width.saturating_mul(held.element.bytes()),
             bytes: Bytes::Held(held.bytes),
         }));
         #[cfg(not(any(feature = "arrow", feature = "hdf5")))]
         Some(held.and(Err(String::new())))
+    }
+
+    /// Makes one row of an array of one dimension, or none of an empty one.
+    pub fn join(&mut self) {
+        (self.n_rows, self.width) = (usize::from(self.n_rows > 0), self.n_rows);
+        self.stride = self.width.saturating_mul(self.element.bytes());
+        self.is_flat = false;
     }
 
     /// The bytes of a row's values.
@@ -251,14 +318,6 @@ impl Table {
 #[cfg(any(feature = "arrow", feature = "hdf5"))]
 pub(super) fn most_bytes(file_len: u64) -> u64 {
     file_len.saturating_mul(1032).max(1 << 26)
-}
-
-/// Whether it is one, before it is opened: a pipe would wait for its writer.
-pub(super) fn regular_file(path: &Path) -> std::io::Result<()> {
-    if std::fs::metadata(path)?.is_file() {
-        return Ok(());
-    }
-    Err(std::io::Error::other("it is not a regular file"))
 }
 
 /// What a format's crate reads; where it panics over a damaged file, an error.
@@ -285,7 +344,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Rows that each begin with their length.
 fn vecs(bytes: &[u8], element: Element) -> Result<Layout, String> {
-    let empty = Layout { element, n_rows: 0, width: 0, start: 4, stride: 4 };
+    let empty = Layout { element, n_rows: 0, width: 0, start: 4, stride: 4, is_flat: false };
     if bytes.is_empty() {
         return Ok(empty);
     }
@@ -326,5 +385,6 @@ fn bin(bytes: &[u8], element: Element) -> Result<Layout, String> {
             bytes.len()
         ));
     }
-    Ok(Layout { element, n_rows, width, start: 8, stride: width.saturating_mul(element.bytes()) })
+    let stride = width.saturating_mul(element.bytes());
+    Ok(Layout { element, n_rows, width, start: 8, stride, is_flat: false })
 }

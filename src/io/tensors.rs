@@ -2,7 +2,7 @@
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::table::{Element, Held, Layout};
+use super::table::{Element, Held, ID_TYPES, Layout, VECTOR_TYPES};
 
 /// Name of the tensor written.
 const TENSOR: &str = "vectors";
@@ -14,6 +14,7 @@ fn element(dtype: Dtype) -> Option<Element> {
         Dtype::F64 => Element::F64,
         Dtype::U8 => Element::U8,
         Dtype::I8 => Element::I8,
+        Dtype::I16 => Element::I16,
         Dtype::I32 => Element::I32,
         Dtype::U32 => Element::U32,
         Dtype::I64 => Element::I64,
@@ -44,8 +45,12 @@ pub(super) fn layout(bytes: &[u8], name: Option<&str>) -> Result<Layout, String>
             ));
         }
     };
-    let element = element(info.dtype)
-        .ok_or_else(|| format!("expected numbers of 8 to 64 bits, got {:?}", info.dtype))?;
+    let element = element(info.dtype).ok_or_else(|| {
+        format!(
+            "expected {VECTOR_TYPES} values (ids: {ID_TYPES}), got {:?}: save the tensor as float32",
+            info.dtype
+        )
+    })?;
     let (n_rows, width) = match info.shape[..] {
         [n] => (n, 1),
         [n, d] => (n, d),
@@ -56,7 +61,8 @@ pub(super) fn layout(bytes: &[u8], name: Option<&str>) -> Result<Layout, String>
     if need.and_then(|need| start.checked_add(need)).is_none_or(|end| end > bytes.len()) {
         return Err(format!("expected {n_rows} × {width} values from byte {start} on: truncated?"));
     }
-    Ok(Layout { element, n_rows, width, start, stride: width.saturating_mul(element.bytes()) })
+    let (stride, is_flat) = (width.saturating_mul(element.bytes()), info.shape.len() == 1);
+    Ok(Layout { element, n_rows, width, start, stride, is_flat })
 }
 
 /// A table as a safetensors file of one tensor, `vectors`.
@@ -67,6 +73,7 @@ pub(super) fn file(table: &Held) -> Result<Vec<u8>, String> {
         Element::F64 => Dtype::F64,
         Element::U8 => Dtype::U8,
         Element::I8 => Dtype::I8,
+        Element::I16 => Dtype::I16,
         Element::I32 => Dtype::I32,
         Element::U32 => Dtype::U32,
         Element::I64 => Dtype::I64,

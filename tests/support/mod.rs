@@ -264,3 +264,14 @@ pub fn assert_agree(got: &Hits, want: &Hits, spec: &str, context: &str) {
         assert_eq!(ids.len(), n, "{context}: query {query} has an id twice");
     }
 }
+
+/// An `.npy` file, as NumPy writes version 1.
+pub fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    while !(10 + header.len() + 1).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), values].concat()
+}

@@ -15,6 +15,7 @@ use crate::{bench, build, compress, convert, devices, eval, info, plan, plot, se
 ///
 /// Vector files: .npy, .fvecs .bvecs .ivecs, .fbin .u8bin .i8bin .ibin, .safetensors; .hdf5, .parquet and .arrow where it was
 /// installed with --features hdf5,arrow. A part of a file is named behind a colon: docs.parquet:embedding.
+/// Values are f32, f16, f64, u8, i8, i16 or i32, ids i32, i64, u32 or u64. Pipes are read too: <(zcat base.npy.gz), /dev/stdin.
 /// Exit codes: 0 ok, 2 usage, 3 bad input, 4 device, 5 input/output.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, verbatim_doc_comment)]

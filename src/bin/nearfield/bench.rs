@@ -83,7 +83,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     match (&args.base, &args.queries) {
         (Some(base), Some(queries)) => {
             let base = report::vectors("BASE", base)?;
-            let queries: VectorFile = report::vectors("QUERIES", queries)?;
+            let queries: VectorFile = report::queries("QUERIES", queries)?;
             compare(args, &base, &queries, json)
         }
         _ => compare(args, &Embedded::base(), &Embedded::queries(), json),

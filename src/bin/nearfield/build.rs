@@ -88,7 +88,7 @@ pub struct IndexArgs {
     /// Queries like those to come, where they are of another kind than the vectors.
     #[arg(long)]
     pub train_queries: Option<PathBuf>,
-    /// Ids of the rows, whole numbers; row numbers if not given.
+    /// Ids of the rows, whole numbers from 0 to 2⁶³ − 1; row numbers if not given.
     #[arg(long)]
     pub ids: Option<PathBuf>,
     /// Threads; all cores if not given. The index does not depend on it.
@@ -169,7 +169,7 @@ impl IndexArgs {
         let base = report::vectors("BASE", &self.base)?;
         let queries = self.train_queries.as_deref();
         let queries = queries.map(|path| report::vectors("--train-queries", path)).transpose()?;
-        let ids = self.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+        let ids = self.ids.as_deref().map(|path| report::row_ids("--ids", path)).transpose()?;
         if let Some(ids) = &ids
             && ids.ncols() != 1
         {
@@ -389,7 +389,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let inputs = args.open()?;
     let tune_queries =
-        tune_queries.as_deref().map(|path| report::vectors("--tune-queries", path)).transpose()?;
+        tune_queries.as_deref().map(|path| report::queries("--tune-queries", path)).transpose()?;
     if let Some(queries) = &tune_queries
         && (queries.dim() != inputs.base.dim() || queries.n_rows() == 0)
     {

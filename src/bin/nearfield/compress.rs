@@ -134,7 +134,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
             inputs.push(path);
         }
     }
-    let base = report::vectors("BASE", &args.base)?;
+    // With a finished transform, BASE may be a single query.
+    let open = if args.with.is_some() { report::queries } else { report::vectors };
+    let base = open("BASE", &args.base)?;
     if base.n_rows() == 0 {
         return Err(CliError::Input("BASE: expected at least one row, got none".to_owned()));
     }

@@ -19,7 +19,7 @@ pub struct Args {
     /// File to write; an old one is replaced only when the new one is complete.
     #[arg(short, long)]
     output: PathBuf,
-    /// Type of the values: f32, f16, f64, u8, i8, i32, u32, i64 or u64. What the format holds, or what is read, if not given.
+    /// Type of the values: f32, f16, f64, u8, i8, i16, i32, u32, i64 or u64. What the format holds, or what is read, if not given.
     #[arg(long)]
     dtype: Option<String>,
 }

@@ -31,7 +31,7 @@ pub struct Args {
     /// Index file.
     #[arg(required_unless_present = "hdf5")]
     index: Option<PathBuf>,
-    /// Query vectors, one a row.
+    /// Query vectors, one a row; a one-dimensional array is one query.
     #[arg(required_unless_present = "hdf5")]
     queries: Option<PathBuf>,
     /// Exact neighbours by query, best first (see `nearfield truth`).
@@ -241,7 +241,7 @@ impl Inputs {
             };
             let metric = nearfield::io::hdf5_metric(path)?;
             let base = report::vectors("--hdf5", &part("train"))?;
-            let file = report::vectors("--hdf5", &part("test"))?;
+            let file = report::queries("--hdf5", &part("test"))?;
             let truth = report::ids("--hdf5", &part("neighbors"))?;
             let auto = nearfield::Auto { k: args.k, ..nearfield::Auto::new(metric) };
             let spec = spec.of(&auto, &base)?;
@@ -260,7 +260,7 @@ impl Inputs {
             ));
         };
         let (index, searcher) = report::searcher(index, &args.device, args.load)?;
-        let file = report::vectors("QUERIES", queries)?;
+        let file = report::queries("QUERIES", queries)?;
         let truth = report::ids("--truth", truth)?;
         let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
         Ok(Self { index, searcher, file, truth, base })

@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use nearfield::{
-    DeviceError, Effort, Index, Metric, OpenError, Progress, SearchParams, Searcher, StageTime,
+    DeviceError, Effort, Index, Metric, NO_ID, OpenError, Progress, SearchParams, Searcher, StageTime,
     eval::Recall,
     io::{self, VectorFile},
 };
@@ -169,9 +169,29 @@ pub fn vectors(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
     VectorFile::open(path).map_err(|e| of(argument, e.into()))
 }
 
+/// Opens queries, of which a one-dimensional array is one, and names the argument in the error.
+pub fn queries(argument: &str, path: &Path) -> Result<VectorFile, CliError> {
+    VectorFile::open_queries(path).map_err(|e| of(argument, e.into()))
+}
+
 /// Reads ids and names the argument in the error.
 pub fn ids(argument: &str, path: &Path) -> Result<Array2<u64>, CliError> {
     io::read_ids(path).map_err(|e| of(argument, e.into()))
+}
+
+/// Ids from here on are refused: results are written as i64.
+const ID_LIMIT: u64 = 1 << 63;
+
+/// Reads ids of rows, as [`ids`], and checks that results can hold them.
+pub fn row_ids(argument: &str, path: &Path) -> Result<Array2<u64>, CliError> {
+    let ids = self::ids(argument, path)?;
+    match ids.indexed_iter().find(|&(_, &id)| id >= ID_LIMIT && id != NO_ID) {
+        None => Ok(ids),
+        Some(((row, _), id)) => Err(CliError::Input(format!(
+            "{argument}: {}: expected ids below {ID_LIMIT} (2⁶³), since results are i64, got {id} in row {row}",
+            path.display()
+        ))),
+    }
 }
 
 /// An error of a file, with the argument that named it.

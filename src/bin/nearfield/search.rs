@@ -12,7 +12,7 @@ use crate::{build::limit_threads, devices::DeviceArgs, error::CliError, report};
 pub struct Args {
     /// Index file.
     index: PathBuf,
-    /// Query vectors, one a row.
+    /// Query vectors, one a row; a one-dimensional array is one query.
     queries: PathBuf,
     /// Neighbours a query.
     #[arg(short, default_value_t = 10)]
@@ -81,7 +81,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         return Err(CliError::Usage("--output, --scores: expected two files, got one for both".to_owned()));
     }
     let (index, searcher) = report::searcher(&args.index, &args.device, args.load)?;
-    let queries = report::vectors("QUERIES", &args.queries)?;
+    let queries = report::queries("QUERIES", &args.queries)?;
     let mut params = SearchParams::new(args.k);
     params.n_probe = args.n_probe;
     params.n_rerank = args.n_rerank;

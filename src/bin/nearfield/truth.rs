@@ -12,7 +12,7 @@ use crate::{build::limit_threads, error::CliError, report};
 pub struct Args {
     /// Vectors, one a row.
     base: PathBuf,
-    /// Query vectors, one a row.
+    /// Query vectors, one a row; a one-dimensional array is one query.
     queries: PathBuf,
     /// Neighbours a query.
     #[arg(short, default_value_t = 100)]
@@ -35,8 +35,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
     report::check_output("--output", &args.output, Some("npy"), &[&args.base, &args.queries])?;
     let base = report::vectors("BASE", &args.base)?;
-    let queries = report::vectors("QUERIES", &args.queries)?;
-    let names = args.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+    let queries = report::queries("QUERIES", &args.queries)?;
+    let names = args.ids.as_deref().map(|path| report::row_ids("--ids", path)).transpose()?;
     if let Some(names) = &names
         && names.dim() != (base.n_rows(), 1)
     {

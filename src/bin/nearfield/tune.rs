@@ -123,7 +123,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
 
 /// The queries given, or rows of the index, and what they should find.
 fn sample(args: &Args, index: &Index, searcher: &Searcher) -> Result<Sample, CliError> {
-    let given = args.queries.as_deref().map(|path| report::vectors("QUERIES", path)).transpose()?;
+    let given = args.queries.as_deref().map(|path| report::queries("QUERIES", path)).transpose()?;
     if let (Some(queries), Some(truth)) = (&given, &args.truth) {
         let truth = report::ids("--truth", truth)?;
         if truth.nrows() != queries.n_rows() {
@@ -135,7 +135,7 @@ fn sample(args: &Args, index: &Index, searcher: &Searcher) -> Result<Sample, Cli
         return Ok(Sample::with_truth(queries, &truth, sample::QUERIES, args.seed));
     }
     let base = args.base.as_deref().map(|path| report::vectors("--base", path)).transpose()?;
-    let names = args.ids.as_deref().map(|path| report::ids("--ids", path)).transpose()?;
+    let names = args.ids.as_deref().map(|path| report::row_ids("--ids", path)).transpose()?;
     let (n, d) = (index.len(), index.dim());
     if let Some(names) = &names
         && names.dim() != (n, 1)
