@@ -1,28 +1,25 @@
 //! Exact search, and recall against it.
 
+mod exact;
+
 use std::collections::{HashMap, HashSet};
 
-use ndarray::{Array2, ArrayView2};
-use rayon::prelude::*;
+use ndarray::ArrayView2;
 
+pub use self::exact::exact;
+use self::exact::exact_score;
 use crate::{
     index::Index,
-    metric::Metric,
     rows::RowStore,
-    search::filled,
-    simd::Simd,
     stage::scorer::Scorer,
-    topk::{Candidates, NO_ID},
-    train::{kmeans, linalg},
-    vectors::{VectorError, Vectors, check_row, check_shape},
+    topk::NO_ID,
+    vectors::{VectorError, Vectors, check_shape},
 };
 
-/// Rows of the base, and queries, in one matrix product: 256 × 1 024 scores fill a megabyte.
-const ROWS: usize = 1024;
-const QUERIES: usize = 256;
-
-/// Scores that differ by less, relative to the larger one, count as equal.
-const TIE: f64 = 1e-6;
+/// Scores that differ by less, relative to the larger one, count as equal: those from the vectors as given, where only f64
+/// rounds, and those from rows that an index stores in f32.
+const TIE: f64 = 1e-9;
+const STORED_TIE: f64 = 1e-6;
 
 /// A search that cannot be done exactly.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -60,121 +57,12 @@ pub enum EvalError {
     },
 }
 
-/// The `k` nearest rows of `base` for each query, exactly: `[n_queries, k]` row numbers, best first, ties by
-/// lower row, [`NO_ID`] beyond the last row.
-///
-/// Candidates come from f32 products; the best of them, with a margin for rounding, are scored again in
-/// f64. `step` is called with (done, total) as work goes on.
-///
-/// # Errors
-/// [`EvalError`] for vectors that cannot be searched, and for `k = 0`.
-pub fn exact(
-    base: &dyn Vectors,
-    queries: &dyn Vectors,
-    metric: Metric,
-    k: usize,
-    step: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Array2<u64>, EvalError> {
-    if k == 0 {
-        return Err(EvalError::ZeroK);
-    }
-    let (n, d) = (base.n_rows(), base.dim());
-    check_shape("vectors", n, d, None)?;
-    check_shape("queries", queries.n_rows(), queries.dim(), Some(d))?;
-    let read = |what, vectors: &dyn Vectors, row: usize, out: &mut [f32]| {
-        vectors.read(row, out);
-        check_row(what, row, out, metric.normalises())?;
-        if metric.normalises() {
-            kmeans::normalise(out);
-        }
-        Ok::<(), VectorError>(())
-    };
-    // A margin for f32 rounding at the k-th place.
-    let keep = k.saturating_add(k / 2).saturating_add(16).min(n);
-    let n_queries = queries.n_rows();
-    let mut ids = filled(n_queries, k, NO_ID).ok_or(EvalError::TooLarge { n_queries, k })?;
-    let total = n_queries.div_ceil(QUERIES) as u64 * n as u64;
-    let done = std::sync::atomic::AtomicU64::new(0);
-    let pieces: Vec<Result<Vec<Vec<u64>>, VectorError>> = (0..n_queries.div_ceil(QUERIES))
-        .into_par_iter()
-        .map(|piece| {
-            let rows = piece * QUERIES..n_queries.min((piece + 1) * QUERIES);
-            let m = rows.len();
-            let mut q = vec![0.0; m * d];
-            for (row, out) in rows.clone().zip(q.chunks_exact_mut(d)) {
-                read("queries", queries, row, out)?;
-            }
-            let mut kept: Vec<Candidates> = (0..m).map(|_| Candidates::default()).collect();
-            for kept in &mut kept {
-                kept.reset(Simd::detect(), keep);
-            }
-            let mut x = vec![0.0; ROWS * d];
-            let mut products = vec![0.0; ROWS * m];
-            for start in (0..n).step_by(ROWS) {
-                let count = ROWS.min(n - start);
-                for (i, out) in x.chunks_exact_mut(d).take(count).enumerate() {
-                    read("vectors", base, start + i, out)?;
-                }
-                let x = &x[..count * d];
-                let norms: Vec<f32> = x
-                    .chunks_exact(d)
-                    .map(|row| if metric.is_l2() { kmeans::squared_norm(row) } else { 0.0 })
-                    .collect();
-                let products = &mut products[..count * m];
-                linalg::product(linalg::rows(&q, m, d), linalg::rows(x, count, d).transpose(), products);
-                for (kept, products) in kept.iter_mut().zip(products.chunks_exact(count)) {
-                    for (i, (&product, &norm)) in products.iter().zip(&norms).enumerate() {
-                        let score = norm + metric.product_factor() * product;
-                        let position = u32::try_from(start + i).unwrap_or(u32::MAX);
-                        kept.push(score, position, &|position| u64::from(position));
-                    }
-                }
-                let done = done.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);
-                step(done + count as u64, total);
-            }
-            let mut row = vec![0.0; d];
-            let mut found = Vec::with_capacity(m);
-            for (kept, q) in kept.iter_mut().zip(q.chunks_exact(d)) {
-                kept.cut(&|position| u64::from(position));
-                let mut scored = Vec::with_capacity(keep);
-                for &position in kept.positions() {
-                    read("vectors", base, position as usize, &mut row)?;
-                    scored.push((exact_score(metric, q, &row), u64::from(position)));
-                }
-                scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-                found.push(scored.into_iter().take(k).map(|(_, id)| id).collect());
-            }
-            Ok(found)
-        })
-        .collect();
-    let mut row = 0;
-    for piece in pieces {
-        for found in piece? {
-            for (i, id) in found.into_iter().enumerate() {
-                ids[[row, i]] = id;
-            }
-            row += 1;
-        }
-    }
-    Ok(ids)
-}
-
-/// Internal score in f64.
-fn exact_score(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
-    let pairs = q.iter().zip(x).map(|(&q, &x)| (f64::from(q), f64::from(x)));
-    if metric.is_l2() {
-        pairs.map(|(q, x)| (q - x) * (q - x)).sum()
-    } else {
-        -pairs.map(|(q, x)| q * x).sum::<f64>()
-    }
-}
-
 /// Recall against exact truth, ties counted.
 ///
 /// A returned id is right when it is among the k true ones, or when its exact score is as good as the k-th
-/// true one's within 10⁻⁶; each id counts once. Exact scores are computed from the vectors, if given
-/// ([`Recall::with_base`]), or from the rows of an index that stores them in f32; without either only ids are
-/// compared, which can only make recall lower.
+/// true one's; each id counts once. Exact scores are computed in f64 from the vectors as given, if they are
+/// ([`Recall::with_base`]), and tie within 10⁻⁹ of their size. Otherwise they come from the rows of an index that stores
+/// them in f32, and tie within 10⁻⁶. Without either only ids are compared, which can only make recall lower.
 pub struct Recall<'a> {
     index: &'a Index,
     queries: &'a dyn Vectors,
@@ -240,9 +128,6 @@ impl<'a> Recall<'a> {
         if let Some(base) = self.base {
             let mut row = vec![0.0; base.dim()];
             base.read(usize::try_from(id).ok()?, &mut row);
-            if model.metric.normalises() {
-                kmeans::normalise(&mut row);
-            }
             return Some(exact_score(model.metric, q, &row));
         }
         let rows = self.stored_rows().filter(|rows| rows.is_exact())?;
@@ -279,9 +164,6 @@ impl<'a> Recall<'a> {
         let mut q = vec![0.0; model.dim];
         let is_unordered = |query: usize| {
             self.queries.read(query, &mut q);
-            if model.metric.normalises() {
-                kmeans::normalise(&mut q);
-            }
             let ids = self.truth.row(query);
             let scores: Vec<f64> = ids.iter().take(self.k).filter_map(|&id| score(&q, id)).collect();
             let most = |all: &[f64]| all.iter().fold(f64::NEG_INFINITY, |m, v| v.max(m));
@@ -309,8 +191,8 @@ impl<'a> Recall<'a> {
 
     /// Share of the first `depth` true neighbours found among the first k `ids`.
     fn found(&self, ids: ArrayView2<'_, u64>, depth: usize) -> f64 {
-        let model = self.index.model();
-        let mut q = vec![0.0; model.dim];
+        let tie = if self.base.is_some() { TIE } else { STORED_TIE };
+        let mut q = vec![0.0; self.index.dim()];
         let mut found = 0;
         for (query, ids) in ids.outer_iter().take(self.truth.nrows()).enumerate() {
             let truth: Vec<u64> = self.truth.row(query).iter().take(depth).copied().collect();
@@ -322,13 +204,10 @@ impl<'a> Recall<'a> {
                 if !right && id != NO_ID {
                     let last = last.get_or_insert_with(|| {
                         self.queries.read(query, &mut q);
-                        if model.metric.normalises() {
-                            kmeans::normalise(&mut q);
-                        }
                         self.exact_score(&q, truth[depth - 1])
                     });
                     if let (Some(last), Some(score)) = (*last, self.exact_score(&q, id)) {
-                        right = score <= last + TIE * last.abs().max(score.abs());
+                        right = score <= last + tie * last.abs().max(score.abs());
                     }
                 }
                 if right && seen.insert(id) {
