@@ -66,6 +66,26 @@ fn json(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<serde_json::Value> {
 }
 
 #[test]
+fn zero_vectors_under_cosine_are_noted() {
+    let folder = Folder::new();
+    let mut base = made(100, 8, 1);
+    (0..100).step_by(20).for_each(|row| base.row_mut(row).fill(0.0));
+    let (path, index) = (folder.vectors("base.fbin", &base), folder.path("index.nf"));
+    for (metric, is_noted) in [("cosine", true), ("ip", false)] {
+        let output = run(&[&"build", &path, &"-o", &index, &"--spec", &"Flat", &"--metric", &metric]);
+        assert!(output.status.success());
+        assert_eq!(text(&output.stderr).contains("note: 5 of 100 vectors are zero"), is_noted, "{metric}");
+        let output = run(&[&"search", &index, &path, &"-k", &"3", &"--device", &"cpu"]);
+        assert!(output.status.success());
+        assert_eq!(text(&output.stderr).contains("note: 5 of 100 queries are zero"), is_noted, "{metric}");
+        if is_noted {
+            let first = text(&output.stdout).lines().next().unwrap().to_owned();
+            assert_eq!(first, "0\t0:0.000000 1:0.000000 2:0.000000");
+        }
+    }
+}
+
+#[test]
 fn from_vectors_to_recall() {
     let folder = Folder::new();
     let (index, truth) = (folder.path("words.nf"), folder.path("truth.npy"));

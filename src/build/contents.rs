@@ -28,7 +28,12 @@ pub(crate) struct Contents {
     pub plain_ids: bool,
     /// Some id needs 64 bits.
     pub wide_ids: bool,
+    /// Rows that are all zeros.
+    pub n_zero_rows: usize,
 }
+
+/// FORMAT: Metadata. The entry of the number of zero rows under cosine.
+pub(crate) const ZERO_ROWS: &str = "zero_rows";
 
 impl Contents {
     /// Dimensions that router and scorer see.
@@ -69,7 +74,7 @@ impl Contents {
 
     /// The entries of the header beside checksums.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        BTreeMap::from(
+        let mut metadata = BTreeMap::from(
             [
                 ("format", "nearfield".to_owned()),
                 ("version", VERSION.to_string()),
@@ -81,6 +86,10 @@ impl Contents {
                 ("seed", self.seed.to_string()),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
-        )
+        );
+        if self.metric.normalises() && self.n_zero_rows > 0 {
+            metadata.insert(ZERO_ROWS.to_owned(), self.n_zero_rows.to_string());
+        }
+        metadata
     }
 }

@@ -23,9 +23,9 @@ use std::{
 
 use rayon::prelude::*;
 
-pub(crate) use self::source::check_half;
-use self::source::{Source, widen};
+use self::source::{Checked, Source, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
+pub(crate) use self::{contents::ZERO_ROWS, source::check_half};
 pub use self::{
     error::BuildError,
     plan::Plan,
@@ -299,7 +299,8 @@ impl<'a> IndexBuilder<'a> {
             check_shape(TRAINING_QUERIES, queries.n_rows(), queries.dim(), Some(d))?;
         }
         let widest = self.check_ids(n)?;
-        let range = Source { vectors: base, metric: self.metric, what: VECTORS }.check(self)?;
+        let Checked { range, n_zero_rows } =
+            Source { vectors: base, metric: self.metric, what: VECTORS }.check(self)?;
         self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
@@ -315,6 +316,7 @@ impl<'a> IndexBuilder<'a> {
             seed: self.seed,
             plain_ids: self.ids.is_none(),
             wide_ids: widest > u64::from(u32::MAX),
+            n_zero_rows,
         };
         Ok((contents, range))
     }

@@ -16,11 +16,32 @@ use crate::{
 /// Rows read and projected together.
 const CHUNK: usize = 256;
 
-/// Vectors as the stages see them: scaled to unit length under cosine.
+/// Vectors as the stages see them: scaled to unit length under cosine, but for zero rows.
 pub(super) struct Source<'v> {
     pub vectors: &'v dyn Vectors,
     pub metric: Metric,
     pub what: &'static str,
+}
+
+/// What a check of all rows finds.
+pub(super) struct Checked {
+    /// Least and largest value of each dimension.
+    pub range: Vec<(f32, f32)>,
+    pub n_zero_rows: usize,
+}
+
+impl Checked {
+    /// Of no rows.
+    fn new(d: usize) -> Self {
+        Self { range: vec![(f32::INFINITY, f32::NEG_INFINITY); d], n_zero_rows: 0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (all, part) in self.range.iter_mut().zip(&other.range) {
+            *all = (all.0.min(part.0), all.1.max(part.1));
+        }
+        self.n_zero_rows += other.n_zero_rows;
+    }
 }
 
 impl ReadRows for Source<'_> {
@@ -48,34 +69,39 @@ impl Source<'_> {
         }
     }
 
-    /// Refuses bad rows, the first in row order; returns each dimension's range.
-    pub fn check(&self, build: &IndexBuilder<'_>) -> Result<Vec<(f32, f32)>, VectorError> {
+    /// Refuses bad rows, the first in row order.
+    pub fn check(&self, build: &IndexBuilder<'_>) -> Result<Checked, VectorError> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
         let done = AtomicU64::new(0);
         build.report("check", 0, n as u64);
-        let pieces: Vec<Result<Vec<(f32, f32)>, VectorError>> = (0..n.div_ceil(4096))
+        let pieces: Vec<Result<Checked, VectorError>> = (0..n.div_ceil(4096))
             .into_par_iter()
             .map(|piece| {
                 let rows = piece * 4096..n.min((piece + 1) * 4096);
                 let mut row = vec![0.0; d];
-                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+                let mut checked = Checked::new(d);
                 if build.go_on().is_err() {
-                    return Ok(range);
+                    return Ok(checked);
                 }
                 for r in rows.clone() {
                     self.vectors.read(r, &mut row);
-                    check_row(self.what, r, &row, self.metric.normalises())?;
+                    check_row(self.what, r, &row)?;
                     if self.metric.normalises() {
                         kmeans::normalise(&mut row);
                     }
-                    widen(&mut range, &row);
+                    checked.n_zero_rows += usize::from(row.iter().all(|&v| v == 0.0));
+                    widen(&mut checked.range, &row);
                 }
                 let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
                 build.report("check", done, n as u64);
-                Ok(range)
+                Ok(checked)
             })
             .collect();
-        merge(d, pieces)
+        let mut whole = Checked::new(d);
+        for piece in pieces {
+            whole.add(&piece?);
+        }
+        Ok(whole)
     }
 
     /// All rows in the reduced space, `[n, s]`.
@@ -112,19 +138,6 @@ pub(super) fn widen(range: &mut [(f32, f32)], row: &[f32]) {
         *least = least.min(v);
         *most = most.max(v);
     }
-}
-
-fn merge(
-    d: usize,
-    pieces: Vec<Result<Vec<(f32, f32)>, VectorError>>,
-) -> Result<Vec<(f32, f32)>, VectorError> {
-    let mut whole = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
-    for piece in pieces {
-        for (all, part) in whole.iter_mut().zip(piece?) {
-            *all = (all.0.min(part.0), all.1.max(part.1));
-        }
-    }
-    Ok(whole)
 }
 
 /// Refuses values that half precision does not hold.

@@ -496,7 +496,7 @@ impl Request<'_> {
     /// [`Request::query`] into a slice of the query's length.
     fn query_into(&self, model: &Model, row: usize, out: &mut [f32]) -> Result<(), VectorError> {
         self.queries.read(row, out);
-        check_row("queries", row, out, model.metric.normalises())?;
+        check_row("queries", row, out)?;
         if model.metric.normalises() {
             normalise(out);
         }

@@ -275,6 +275,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     let built = args.builder(spec, &inputs)?.progress(&progress).build_timed(&inputs.base);
     stages.finish();
     let (index, mut times) = built?;
+    if index.n_zero_rows() > 0 {
+        let (n_zero, n) = (index.n_zero_rows(), index.len());
+        eprintln!("note: {n_zero} of {n} vectors are zero: under cosine their score is 0 for every query");
+    }
     let saving = Instant::now();
     index.save(output)?;
     times.push(StageTime { stage: "save", seconds: saving.elapsed().as_secs_f64() });
