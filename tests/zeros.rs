@@ -31,8 +31,10 @@ fn check(index: &Index, spec: &str, queries: ArrayView2<'_, f32>) {
         let hits = support::search(index, device, queries, params);
         assert!(hits.ids.iter().all(|&id| id != NO_ID), "{spec}");
         assert!(hits.scores.iter().all(|score| score.is_finite()), "{spec}: {:?}", hits.scores);
+        // Biases of a scorer's networks make something of nothing, unless stored rows decide.
+        let is_exact = !spec.contains("CNN") || spec.contains("Refine");
         for row in [0, 3] {
-            for score in hits.scores.row(row) {
+            for score in hits.scores.row(row).iter().filter(|_| is_exact) {
                 assert_eq!(score.to_bits(), 0, "{spec}: a zero query scores {score}");
             }
         }
@@ -54,16 +56,20 @@ fn every_specification_takes_them() {
     }
 }
 
+#[test]
+fn kept_networks_take_zero_queries() {
+    for spec in NETWORKS {
+        let index = Index::open(support::v1(spec, Metric::Cosine)).unwrap();
+        check(&index, spec, queries(20).view());
+    }
+}
+
 #[cfg(feature = "neural")]
 #[test]
-fn networks_take_them() {
+fn networks_are_trained_with_zero_rows() {
     let base = with_zeros(300, 24, 3);
-    let queries = queries(24);
     for spec in NETWORKS {
-        let index = build(spec, Metric::Cosine, base.view());
-        let params = SearchParams::new(7).n_probe(index.n_lists()).n_rerank(40);
-        let hits = support::search(&index, Device::cpu(), queries.view(), params);
-        assert!(hits.scores.iter().all(|score| score.is_finite()), "{spec}: {:?}", hits.scores);
+        check(&build(spec, Metric::Cosine, base.view()), spec, queries(24).view());
     }
 }
 
@@ -73,7 +79,6 @@ fn counted_only_under_cosine() {
     let count = |metric| build("Flat", metric, base.view()).n_zero_rows();
     assert_eq!([Metric::Cosine, Metric::Ip, Metric::L2].map(count), [15, 0, 0]);
     assert_eq!(build("Flat", Metric::Cosine, made(60, 8, 1).view()).n_zero_rows(), 0);
-    let _ = NETWORKS;
 }
 
 #[test]
