@@ -179,7 +179,7 @@ impl Compressor {
                 rows.resize(out.len() / s * d, 0.0);
                 for (i, row) in rows.chunks_exact_mut(d).enumerate() {
                     vectors.read(from + i, row);
-                    check_row(VECTORS, from + i, row, self.metric.normalises())?;
+                    check_row(VECTORS, from + i, row)?;
                     if self.metric.normalises() {
                         normalise(row);
                     }

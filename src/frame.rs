@@ -20,6 +20,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use half::f16;
 use rayon::prelude::*;
 
 use crate::{
@@ -80,7 +81,11 @@ impl Frame {
         #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
         let mean: Vec<f32> = columns
             .iter()
-            .map(|column| (if metric.is_l2() { column.on_grid() } else { column.mean }) as f32)
+            .map(|column| match metric {
+                Metric::L2 => column.on_grid() as f32,
+                // What f16 holds: a zero row, which becomes −m, is then stored exactly, and scores 0.
+                _ => f16::from_f64(column.mean).to_f32(),
+            })
             .collect();
         let energy = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
         let is_common = if metric.is_l2() {
@@ -189,22 +194,27 @@ impl Frame {
         self.metric.normalises().then(|| self.mean.as_deref().unwrap_or_default())
     }
 
-    /// `⟨q, m⟩` of a query as stored rows meet it: the part of its products that no row holds.
+    /// `⟨q, m⟩` of a query as stored rows meet it: the part of its products that no row holds. Nothing for a zero query under cosine,
+    /// whose products are all 0.
     #[allow(clippy::cast_possible_truncation, reason = "rounded once, to f32")]
-    pub fn common_product(&self, q: &[f32]) -> f32 {
-        match &self.mean {
+    pub fn common_product(&self, q: &[f32]) -> Option<f32> {
+        if self.metric.normalises() && q.iter().all(|&v| v == 0.0) {
+            return None;
+        }
+        Some(match &self.mean {
             Some(mean) if !self.metric.is_l2() => {
                 q.iter().zip(&**mean).map(|(&q, &m)| f64::from(q) * f64::from(m)).sum::<f64>() as f32
             }
             _ => 0.0,
-        }
+        })
     }
 
     /// The user's score from an internal one, by stored rows or by the stages; `common`: [`Frame::common_product`].
-    pub fn public_score(&self, internal: f32, by_rows: bool, common: f32) -> f32 {
+    pub fn public_score(&self, internal: f32, by_rows: bool, common: Option<f32>) -> f32 {
         if self.metric.is_l2() {
             return internal;
         }
+        let Some(common) = common else { return 0.0 };
         let product = if by_rows || !self.stages.is_l2() {
             // Not `-internal`: a product of nothing is 0, not −0.
             0.0 - internal + common

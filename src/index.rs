@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    build::IndexBuilder,
+    build::{IndexBuilder, ZERO_ROWS},
     codes::PqShape,
     device::{Device, DeviceError},
     format::{Image, OpenError, SaveError},
@@ -232,6 +232,13 @@ impl Index {
     #[must_use]
     pub fn len(&self) -> usize {
         self.model.n
+    }
+
+    /// Number of zero rows that it was built of under [`Metric::Cosine`], 0 under other metrics. They have no direction: their
+    /// score is 0 for every query.
+    #[must_use]
+    pub fn n_zero_rows(&self) -> usize {
+        self.model.image.metadata(ZERO_ROWS).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// Never true: an index has at least one point.

@@ -12,7 +12,8 @@ use std::{fmt, str::FromStr};
 pub enum Metric {
     /// Inner product; larger is better.
     Ip,
-    /// Inner product of rows and queries scaled to unit length; larger is better.
+    /// Inner product of rows and queries scaled to unit length; larger is better. Zero rows and zero queries stay zero, so their
+    /// product with everything is 0.
     Cosine,
     /// Squared Euclidean distance; smaller is better.
     L2,

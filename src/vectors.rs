@@ -109,14 +109,6 @@ pub enum VectorError {
         /// The value.
         value: f32,
     },
-    /// A row has no direction.
-    #[error("{what}: row {row} is all zeros, which has no direction under the cosine metric")]
-    ZeroRow {
-        /// Which vectors.
-        what: &'static str,
-        /// Row.
-        row: usize,
-    },
     /// A value does not fit half precision.
     #[error("Refine(f16) holds values up to 65504, got {value} in column {column}: use Refine(f32)")]
     HalfRange {
@@ -143,21 +135,13 @@ pub enum VectorError {
 const MAGNITUDE_MAX: f32 = 1e15;
 
 /// Checks one row.
-pub(crate) fn check_row(
-    what: &'static str,
-    row: usize,
-    values: &[f32],
-    needs_direction: bool,
-) -> Result<(), VectorError> {
+pub(crate) fn check_row(what: &'static str, row: usize, values: &[f32]) -> Result<(), VectorError> {
     // `<=` is false for NaN. Counted without a branch, so that compilers turn it into vectors.
     let good: u32 = values.iter().map(|v| u32::from(v.abs() <= MAGNITUDE_MAX)).sum();
     if good as usize != values.len() {
         let bad = |v: &f32| v.is_nan() || v.abs() > MAGNITUDE_MAX;
         let column = values.iter().position(bad).unwrap_or_default();
         return Err(VectorError::NotFinite { what, row, column, value: values[column] });
-    }
-    if needs_direction && values.iter().all(|&v| v == 0.0) {
-        return Err(VectorError::ZeroRow { what, row });
     }
     Ok(())
 }

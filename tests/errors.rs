@@ -38,20 +38,6 @@ fn values_that_are_not_numbers() {
 }
 
 #[test]
-fn zero_rows_under_cosine() {
-    let mut base = made(50, 7, 1);
-    base.row_mut(20).fill(0.0);
-    let error = build_error("Flat", Metric::Cosine, &base);
-    assert!(
-        matches!(error, BuildError::Vectors(VectorError::ZeroRow { what: "vectors", row: 20 })),
-        "{error}"
-    );
-    let good = build("Flat", Metric::Cosine, made(50, 7, 1).view());
-    let error = good.searcher(Device::cpu()).unwrap().search(base.view(), SearchParams::new(3)).unwrap_err();
-    assert_eq!(error, SearchError::Queries(VectorError::ZeroRow { what: "queries", row: 20 }));
-}
-
-#[test]
 fn shapes_that_do_not_fit() {
     let none = Array2::<f32>::zeros((0, 8));
     assert!(matches!(build_error("Flat", Metric::L2, &none), BuildError::Vectors(VectorError::Empty { .. })));

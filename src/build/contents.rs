@@ -31,7 +31,12 @@ pub(crate) struct Contents {
     pub plain_ids: bool,
     /// Some id needs 64 bits.
     pub wide_ids: bool,
+    /// Rows that are all zeros.
+    pub n_zero_rows: usize,
 }
+
+/// FORMAT: Metadata. The entry of the number of zero rows under cosine.
+pub(crate) const ZERO_ROWS: &str = "zero_rows";
 
 impl Contents {
     /// Dimensions that router and scorer see.
@@ -91,6 +96,8 @@ impl Contents {
             ("seed", self.seed.to_string()),
         ]
         .map(|(key, value)| (key.to_owned(), value));
-        entries.into_iter().chain(self.frame.metadata()).collect()
+        let zeros = self.frame.metric().normalises() && self.n_zero_rows > 0;
+        let zeros = zeros.then(|| (ZERO_ROWS.to_owned(), self.n_zero_rows.to_string()));
+        entries.into_iter().chain(self.frame.metadata()).chain(zeros).collect()
     }
 }

@@ -24,8 +24,8 @@ use std::{
 
 use rayon::prelude::*;
 
-pub(crate) use self::source::check_half;
-use self::source::{Asked, Role, Source, divide, widen};
+pub(crate) use self::{contents::ZERO_ROWS, source::check_half};
+use self::source::{Asked, Checked, Role, Source, divide, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
 pub use self::{
     error::BuildError,
@@ -348,7 +348,7 @@ impl<'a> IndexBuilder<'a> {
         let is_bytes = spec.refine == Some(RowDtype::Sq8) || spec.scorer_rows() == Some(RowDtype::Sq8);
         let limit =
             is_bytes.then(|| rows::limit(points.usual_length(self.seed))).filter(|&limit| limit > 0.0);
-        let (range, has_long) = points.check(self, limit)?;
+        let Checked { range, n_zero_rows, has_long } = points.check(self, limit)?;
         self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
@@ -365,6 +365,7 @@ impl<'a> IndexBuilder<'a> {
             seed: self.seed,
             plain_ids: self.ids.is_none(),
             wide_ids: widest > u64::from(u32::MAX),
+            n_zero_rows,
         };
         Ok((contents, range))
     }

@@ -1,6 +1,6 @@
 //! The vectors that an index is built of, as its stages see them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::f16;
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +20,30 @@ const CHUNK: usize = 256;
 
 /// Rows that the usual length is taken of, at most.
 const LENGTHS: usize = 256;
+
+/// What a check of all rows finds.
+pub(super) struct Checked {
+    /// Least and largest value of each dimension.
+    pub range: Vec<(f32, f32)>,
+    pub n_zero_rows: usize,
+    /// Some row is longer than the limit.
+    pub has_long: bool,
+}
+
+impl Checked {
+    /// Of no rows.
+    fn new(d: usize) -> Self {
+        Self { range: vec![(f32::INFINITY, f32::NEG_INFINITY); d], n_zero_rows: 0, has_long: false }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (all, part) in self.range.iter_mut().zip(&other.range) {
+            *all = (all.0.min(part.0), all.1.max(part.1));
+        }
+        self.n_zero_rows += other.n_zero_rows;
+        self.has_long |= other.has_long;
+    }
+}
 
 /// Vectors as the stages see them, in their frame.
 #[derive(Clone, Copy)]
@@ -88,43 +112,40 @@ impl Source<'_> {
         lengths[lengths.len() / 2]
     }
 
-    /// Refuses bad rows, the first in row order; returns each dimension's range in the frame, of rows longer than a limit divided by
-    /// their scales, and whether there are such rows.
-    pub fn check(
-        &self,
-        build: &IndexBuilder<'_>,
-        limit: Option<f32>,
-    ) -> Result<(Vec<(f32, f32)>, bool), VectorError> {
+    /// Refuses bad rows, the first in row order. Of rows longer than a limit the range is that of rows divided by their scales.
+    pub fn check(&self, build: &IndexBuilder<'_>, limit: Option<f32>) -> Result<Checked, VectorError> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
         let done = AtomicU64::new(0);
         build.report("check", 0, n as u64);
-        let has_long = AtomicBool::new(false);
-        let pieces: Vec<Result<Vec<(f32, f32)>, VectorError>> = (0..n.div_ceil(4096))
+        let pieces: Vec<Result<Checked, VectorError>> = (0..n.div_ceil(4096))
             .into_par_iter()
             .map(|piece| {
                 let rows = piece * 4096..n.min((piece + 1) * 4096);
                 let mut row = vec![0.0; d];
-                let mut range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+                let mut checked = Checked::new(d);
                 if build.go_on().is_err() {
-                    return Ok(range);
+                    return Ok(checked);
                 }
                 for r in rows.clone() {
                     self.vectors.read(r, &mut row);
-                    check_row(self.what, r, &row, self.frame.metric().normalises())?;
+                    check_row(self.what, r, &row)?;
+                    checked.n_zero_rows += usize::from(row.iter().all(|&v| v == 0.0));
                     self.enter(&mut row);
-                    if let Some(limit) = limit
-                        && divide(&mut row, limit)
-                    {
-                        has_long.store(true, Ordering::Relaxed);
+                    if let Some(limit) = limit {
+                        checked.has_long |= divide(&mut row, limit);
                     }
-                    widen(&mut range, &row);
+                    widen(&mut checked.range, &row);
                 }
                 let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
                 build.report("check", done, n as u64);
-                Ok(range)
+                Ok(checked)
             })
             .collect();
-        Ok((merge(d, pieces)?, has_long.into_inner()))
+        let mut whole = Checked::new(d);
+        for piece in pieces {
+            whole.add(&piece?);
+        }
+        Ok(whole)
     }
 
     /// Some rows, at most `n`, in the reduced space, `[n, s]`.
@@ -183,19 +204,6 @@ pub(super) fn widen(range: &mut [(f32, f32)], row: &[f32]) {
         *least = least.min(v);
         *most = most.max(v);
     }
-}
-
-fn merge(
-    d: usize,
-    pieces: Vec<Result<Vec<(f32, f32)>, VectorError>>,
-) -> Result<Vec<(f32, f32)>, VectorError> {
-    let mut whole = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
-    for piece in pieces {
-        for (all, part) in whole.iter_mut().zip(piece?) {
-            *all = (all.0.min(part.0), all.1.max(part.1));
-        }
-    }
-    Ok(whole)
 }
 
 /// Refuses values that half precision does not hold.

@@ -326,7 +326,7 @@ impl<'a> Search<'a> {
         let values = batch.given.chunks_exact_mut(d).zip(batch.factors.chunks_exact_mut(d));
         for (row, (given, factors)) in rows.zip(values) {
             self.queries.read(row, given);
-            check_row("queries", row, given, false)?;
+            check_row("queries", row, given)?;
             factors.copy_from_slice(given);
             if self.metric.is_l2() {
                 factors.iter_mut().zip(&self.centre).for_each(|(q, m)| *q -= m);
@@ -390,7 +390,7 @@ impl<'a> Search<'a> {
         let rows = values.chunks_exact_mut(self.base.dim()).zip(lengths).zip(terms).take(count);
         for (row, ((values, length), term)) in (first..).zip(rows) {
             self.base.read(row, values);
-            check_row("vectors", row, values, false)?;
+            check_row("vectors", row, values)?;
             self.centre_row(values);
             let square = sum_of(values, values, |a, b| a * b);
             *length = rounded_up(square.sqrt());

@@ -505,7 +505,7 @@ impl Request<'_> {
     /// Reads and checks one query, as stored rows meet it. `out`: `[d]`.
     fn query(&self, model: &Model, row: usize, out: &mut [f32]) -> Result<(), VectorError> {
         self.queries.read(row, out);
-        check_row("queries", row, out, model.frame.metric().normalises())?;
+        check_row("queries", row, out)?;
         model.frame.query(out);
         Ok(())
     }

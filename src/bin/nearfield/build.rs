@@ -409,6 +409,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         Ok(built)
     })?;
     let mut total = since.elapsed();
+    if index.n_zero_rows() > 0 {
+        let (n_zero, n) = (index.n_zero_rows(), index.len());
+        eprintln!("note: {n_zero} of {n} vectors are zero: under cosine their score is 0 for every query");
+    }
     let mut tuned = None;
     if !no_tune && index.len() > 2 * TUNED_K {
         let tuning = Instant::now();

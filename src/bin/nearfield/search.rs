@@ -70,6 +70,20 @@ impl<V: Vectors> Vectors for Window<'_, V> {
     }
 }
 
+/// Says how many of the queries are zero, which score 0 with every point under cosine.
+fn say_zero_queries(queries: &impl Vectors) {
+    let mut query = vec![0.0; queries.dim()];
+    let is_zero = |&row: &usize| {
+        queries.read(row, &mut query);
+        query.iter().all(|&v| v == 0.0)
+    };
+    let n_zero = (0..queries.n_rows()).filter(is_zero).count();
+    if n_zero > 0 {
+        let n = queries.n_rows();
+        eprintln!("note: {n_zero} of {n} queries are zero: under cosine their score is 0 for every vector");
+    }
+}
+
 pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     limit_threads(args.threads)?;
     for (argument, path) in [("--output", &args.output), ("--scores", &args.scores)] {
@@ -140,6 +154,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         bar.inc(window.n_rows as u64);
     }
     bar.finish_and_clear();
+    if index.metric().normalises() {
+        say_zero_queries(&queries);
+    }
     if args.profile {
         report::profile(&searcher, &profile);
     }
@@ -186,9 +203,6 @@ fn named(e: nearfield::SearchError, start: usize) -> CliError {
     CliError::from(match e {
         SearchError::Queries(VectorError::NotFinite { what, row, column, value }) => {
             SearchError::Queries(VectorError::NotFinite { what, row: row + start, column, value })
-        }
-        SearchError::Queries(VectorError::ZeroRow { what, row }) => {
-            SearchError::Queries(VectorError::ZeroRow { what, row: row + start })
         }
         other => other,
     })

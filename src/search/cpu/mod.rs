@@ -32,7 +32,7 @@ struct Slot {
     /// As the stages see it, where that is something else.
     staged: Vec<f32>,
     /// What its products have in common.
-    common: f32,
+    common: Option<f32>,
     /// Room for its codes, where the transform wants them.
     codes: BlockQuery,
     query: ScorerQuery,

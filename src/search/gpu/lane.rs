@@ -87,7 +87,7 @@ macro_rules! lane {
             /// The same as the stages see them, where rows meet others.
             pub staged_host: Vec<f32>,
             /// What the products of each query have in common.
-            pub common: Vec<f32>,
+            pub common: Vec<Option<f32>>,
         }
 
         /// The sizes that a chunk needs, in bytes.

@@ -374,12 +374,12 @@ fn read_queries(
     host.resize(rows * width, 0.0);
     staged_host.resize(if model.frame.splits_queries() { rows * width } else { 0 }, 0.0);
     common.clear();
-    common.resize(rows, 0.0);
+    common.resize(rows, None);
     // Without a split there is nothing to write to.
     let staged_width = if staged_host.is_empty() { 0 } else { width };
     let mut staged = staged_host.chunks_mut(width);
     let staged: Vec<&mut [f32]> = (0..rows).map(|_| staged.next().unwrap_or_default()).collect();
-    let read = |(i, ((out, common), staged)): (usize, ((&mut [f32], &mut f32), &mut [f32]))| {
+    let read = |(i, ((out, common), staged)): (usize, ((&mut [f32], &mut Option<f32>), &mut [f32]))| {
         request.query(model, first + i, &mut out[..model.dim])?;
         *common = model.frame.common_product(&out[..model.dim]);
         if staged_width > 0 {
