@@ -24,9 +24,9 @@ use std::{
 
 use rayon::prelude::*;
 
-pub(crate) use self::{contents::ZERO_ROWS, source::check_half};
 use self::source::{Asked, Checked, Role, Source, divide, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
+pub(crate) use self::{contents::ZERO_ROWS, source::check_half};
 pub use self::{
     error::BuildError,
     plan::Plan,

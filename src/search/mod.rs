@@ -163,7 +163,9 @@ pub enum SearchError {
         tuned: Option<usize>,
     },
     /// More than the index reaches.
-    #[error("recall: expected at most {best}, the best that tuning for k = {k} found, got {given}; `nearfield tune` may find more")]
+    #[error(
+        "recall: expected at most {best}, the best that tuning for k = {k} found, got {given}; `nearfield tune` may find more"
+    )]
     RecallTooHigh {
         /// The recall given.
         given: String,
