@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn speeds_are_interpolated_in_time() {
-        let point = |recall, qps| OperatingPoint { n_probe: 1, n_rerank: 10, recall, qps };
+        let point = |recall, qps| OperatingPoint { n_probe: 1, n_rerank: 10, recall, held_out: None, qps };
         let points = [point(0.8, 1000.0), point(0.9, 500.0), point(1.0, 100.0)];
         assert_eq!(speed_at(&points, 0.9), (0.9, 500.0));
         let (_, qps) = speed_at(&points, 0.85);

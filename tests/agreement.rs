@@ -5,7 +5,7 @@ mod support;
 
 use ndarray::{Array2, Axis, concatenate, s};
 use nearfield::{Device, Hits, IndexSpec, Metric, NO_ID, SearchParams};
-use support::{METRICS, SPECS, assert_devices_agree, build, devices, made, search};
+use support::{FRAMED, METRICS, SPECS, assert_devices_agree, build, devices, framed, made, search};
 
 #[test]
 fn all_specs_agree_with_the_reference() {
@@ -13,6 +13,21 @@ fn all_specs_agree_with_the_reference() {
     for spec in SPECS {
         for metric in METRICS {
             let index = build(spec, metric, base.view());
+            for (n_probe, n_rerank, k) in [(1, 1, 1), (2, 20, 10), (100, 300, 20)] {
+                let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
+                assert_devices_agree(&index, queries.view(), params, spec);
+            }
+        }
+    }
+}
+
+#[test]
+fn framed_specs_agree_with_the_reference() {
+    let (base, queries) = (framed(300, 24, 1), framed(40, 24, 2));
+    for spec in FRAMED {
+        for metric in METRICS {
+            let index = build(spec, metric, base.view());
+            assert_eq!(index.metadata("version"), Some("2"), "{spec} {metric}");
             for (n_probe, n_rerank, k) in [(1, 1, 1), (2, 20, 10), (100, 300, 20)] {
                 let params = SearchParams::new(k).n_probe(n_probe).n_rerank(n_rerank);
                 assert_devices_agree(&index, queries.view(), params, spec);

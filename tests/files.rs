@@ -5,10 +5,12 @@ mod support;
 
 use std::{fs, path::Path};
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use nearfield::{Device, Index, Metric, OpenError, SearchParams, Training};
 use proptest::prelude::*;
-use support::{METRICS, NETWORKS, SPECS, build, made, search, v1, with_random_networks};
+use support::{
+    FRAMED, METRICS, NETWORKS, SPECS, build, framed, kept, made, search, v1, with_random_networks,
+};
 
 #[test]
 fn a_saved_index_answers_as_before() {
@@ -200,7 +202,7 @@ fn metadata_that_cannot_be_is_named() {
     build("PCA16,IVF3,RRR16,Refine(f32)", Metric::L2, made(60, 20, 1).view()).save(&path).unwrap();
     let good = fs::read(&path).unwrap();
     for (from, to, expected) in [
-        (r#""version":"1""#, r#""version":"2""#, "version"),
+        (r#""version":"2""#, r#""version":"3""#, "version"),
         (r#""format":"nearfield""#, r#""format":"nearfiell""#, "format"),
         (r#""metric":"l2""#, r#""metric":"xx""#, "metric"),
         (r#""n":"60""#, r#""n":"61""#, "tensor"),
@@ -292,10 +294,29 @@ fn copies_that_cannot_be_are_refused() {
 /// `BLESS=1 cargo test --test files` writes those that do not exist.
 #[test]
 fn files_of_version_1_open() {
-    let (base, queries) = (made(120, 20, 1), made(5, 20, 2));
-    for spec in SPECS.into_iter().chain(NETWORKS) {
+    files_open(1, SPECS.into_iter().chain(NETWORKS), &made(120, 20, 1), &made(5, 20, 2));
+}
+
+#[test]
+fn files_of_version_2_open() {
+    files_open(2, FRAMED.into_iter(), &framed(120, 20, 1), &framed(5, 20, 2));
+    // What needs no newer reader is written for older ones.
+    let centred = made(120, 20, 1) - made(120, 20, 1).mean_axis(Axis(0)).unwrap();
+    for (base, version) in [(centred, "1"), (framed(120, 20, 1), "2")] {
+        let index = build("IVF5,SQ8,Refine(sq8)", Metric::L2, base.view());
+        assert_eq!(index.metadata("version"), Some(version));
+    }
+}
+
+fn files_open(
+    version: u32,
+    specs: impl Iterator<Item = &'static str>,
+    base: &Array2<f32>,
+    queries: &Array2<f32>,
+) {
+    for spec in specs {
         for metric in METRICS {
-            let file = v1(spec, metric);
+            let file = kept(version, spec, metric);
             let (name, answers) = (file.display(), file.with_extension("npy"));
             let params = SearchParams::new(5).n_probe(2).n_rerank(20);
             if !file.exists() && std::env::var("BLESS").is_ok() {

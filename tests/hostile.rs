@@ -163,8 +163,12 @@ fn on_gpu(file: &[u8]) {
 #[test]
 fn mutated_index_files_do_no_harm() {
     let tried = AtomicUsize::new(0);
-    folder("tests/data/v1").par_iter().filter(|path| path.extension().is_some_and(|e| e == "nf")).for_each(
-        |path| {
+    ["tests/data/v1", "tests/data/v2"]
+        .map(folder)
+        .concat()
+        .par_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "nf"))
+        .for_each(|path| {
             let good = fs::read(path).unwrap();
             let edges = edges(&good);
             let header = edges[0];
@@ -232,8 +236,7 @@ fn mutated_index_files_do_no_harm() {
                     run(&bad);
                 }
             }
-        },
-    );
+        });
     eprintln!("{} files tried", tried.into_inner());
 }
 

@@ -195,7 +195,7 @@ struct RerankParams {
     row_quads: u32,
     query_quads: u32,
     dim: u32,
-    pad_0: u32,
+    scales_at: u32,
     pad_1: u32,
     pad_2: u32,
 }
@@ -230,7 +230,7 @@ struct ScanParams {
     dim: u32,
     table_words: u32,
     has_base: u32,
-    pad_0: u32,
+    scales_at: u32,
     pad_1: u32,
     pad_2: u32,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     codes::PqShape,
-    format::{TensorDecl, VERSION},
+    format::{PLAIN, TensorDecl, VERSION},
     frame::Frame,
     lists::{ListSizes, Lists},
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
@@ -85,9 +85,10 @@ impl Contents {
 
     /// The entries of the header beside checksums.
     pub fn metadata(&self) -> BTreeMap<String, String> {
+        let version = if self.frame.declare().is_some() || self.limit.is_some() { VERSION } else { PLAIN };
         let entries = [
             ("format", "nearfield".to_owned()),
-            ("version", VERSION.to_string()),
+            ("version", version.to_string()),
             ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
             ("spec", self.spec.to_string()),
             ("metric", self.frame.metric().to_string()),

@@ -24,8 +24,11 @@ pub use writer::SaveError;
 pub use writer::discard_unfinished;
 pub(crate) use writer::write_atomically;
 
-/// FORMAT: the version written, and the newest that is read.
-pub const VERSION: u32 = 1;
+/// FORMAT: the newest version that is read, and written where a file holds what older readers would pass over: a frame, scales of rows.
+pub const VERSION: u32 = 2;
+
+/// FORMAT: the version that all other files are written in.
+pub(crate) const PLAIN: u32 = 1;
 
 /// Tensors start at multiples of this many bytes where their length allows it: a cache line.
 pub(crate) const ALIGN: usize = 64;

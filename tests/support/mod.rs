@@ -123,8 +123,35 @@ pub fn with_random_networks(file: &[u8]) -> Vec<u8> {
 
 /// The kept file of version 1 of this specification, made of 120 rows of 20 dimensions.
 pub fn v1(spec: &str, metric: Metric) -> PathBuf {
+    kept(1, spec, metric)
+}
+
+/// The kept file of a version of this specification.
+pub fn kept(version: u32, spec: &str, metric: Metric) -> PathBuf {
     let name = spec.replace(',', "-").replace(['(', ')'], "");
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/v1/{name}-{metric}.nf"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/v{version}/{name}-{metric}.nf"))
+}
+
+/// Specifications of files with a frame and, for rows in bytes, with scales.
+pub const FRAMED: [&str; 8] = [
+    "IVF6,Flat",
+    "PCA12,IVF4,SQ8,Refine(f16)",
+    "IVF5,SQ8,Refine(sq8)",
+    "PCA17,IVF6,RRR16,Refine(f32)",
+    "PCA15,IVF5,APQ7x4,Refine(f16)",
+    "IVF6(soar=1),RRR16,Refine(f16)",
+    "IVF6(T=0),RRR16,Refine(sq8)",
+    "LIN8,Flat,Refine(f32)",
+];
+
+/// [`made`] rows with a large common part, of which one is fifty times as long; the same part for queries.
+pub fn framed(n: usize, d: usize, seed: u64) -> Array2<f32> {
+    let mut base = made(n, d, seed);
+    base += 8.0;
+    if n > 50 {
+        base.row_mut(33).mapv_inplace(|v| v * 50.0);
+    }
+    base
 }
 
 pub fn search(index: &Index, device: Device, queries: ArrayView2<'_, f32>, params: SearchParams) -> Hits {

@@ -160,8 +160,18 @@ fn rrr_projections_of_integers_equal_the_reference() {
     }
 }
 
-/// Rows of small integers in a storage, and the values they mean.
-fn stored(gpu: &Gpu, dtype: RowDtype, n: usize, dim: usize, seed: u64) -> (Buffer, Buffer, Vec<f32>) {
+/// Rows of small integers in a storage.
+struct Stored {
+    rows: Buffer,
+    ranges: Buffer,
+    /// Where the scales of rows begin in the ranges; some rows in bytes are twice what their codes say, unless there is but one.
+    scales_at: u32,
+    /// What they mean, `[n, dim]`.
+    values: Vec<f32>,
+}
+
+/// `from`: the position of row 0.
+fn stored(gpu: &Gpu, dtype: RowDtype, n: usize, dim: usize, from: usize, seed: u64) -> Stored {
     let mut rng = random(seed);
     let codes: Vec<u8> = (0..n * dim).map(|_| rng.random_range(0..9)).collect();
     // sq8: values of 2·code − 7; the others hold the values themselves.
@@ -170,13 +180,24 @@ fn stored(gpu: &Gpu, dtype: RowDtype, n: usize, dim: usize, seed: u64) -> (Buffe
         ranges[j / 4 * 8 + j % 4] = -7.0;
         ranges[j / 4 * 8 + 4 + j % 4] = 2.0;
     }
-    let values: Vec<f32> = codes.iter().map(|&c| f32::from(c) * 2.0 - 7.0).collect();
+    let mut values: Vec<f32> = codes.iter().map(|&c| f32::from(c) * 2.0 - 7.0).collect();
+    let mut scales_at = 0;
+    if dtype == RowDtype::Sq8 && n > 1 {
+        scales_at = narrow(ranges.len() / 4);
+        let scale = |row: usize| if row.is_multiple_of(3) { 2.0 } else { 1.0 };
+        values
+            .chunks_exact_mut(dim)
+            .enumerate()
+            .for_each(|(row, x)| x.iter_mut().for_each(|v| *v *= scale(row)));
+        ranges.extend(std::iter::repeat_n(9.0, from).chain((0..n).map(scale)));
+        ranges.resize(ranges.len().next_multiple_of(4), 0.0);
+    }
     let rows = match dtype {
         RowDtype::F32 => held(gpu, &values),
         RowDtype::F16 => held(gpu, &values.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>()),
         RowDtype::Sq8 => held(gpu, &codes),
     };
-    (rows, held(gpu, &ranges), values)
+    Stored { rows, ranges: held(gpu, &ranges), scales_at, values }
 }
 
 fn want_key(is_l2: bool, query: &[f32], row: &[f32]) -> u32 {
@@ -197,7 +218,9 @@ fn reranking_of_integers_is_equal() {
             for (n, dim, n_rows, n_rerank) in
                 [(1, 1, 1, 1), (50, 24, 3, 9), (90, 37, 2, 64), (40, 130, 1, 30)]
             {
-                let (rows, ranges, stored) = stored(&gpu, dtype, n, dim, 8);
+                // The page lacks the first and the last position, the last candidate is beyond the count.
+                let (from, to) = if n > 2 { (1, n - 1) } else { (0, n) };
+                let Stored { rows, ranges, scales_at, values: stored } = stored(&gpu, dtype, n, dim, from, 8);
                 let mut rng = random(9);
                 let width = usize::next_multiple_of(dim, 4);
                 let queries: Vec<f32> = (0..n_rows * width)
@@ -205,8 +228,6 @@ fn reranking_of_integers_is_equal() {
                     .collect();
                 let candidates: Vec<[u32; 2]> =
                     (0..n_rows * n_rerank).map(|_| [5, rng.random_range(0..narrow(n))]).collect();
-                // The page lacks the first and the last position, the last candidate is beyond the count.
-                let (from, to) = if n > 2 { (1, n - 1) } else { (0, n) };
                 let count = (n_rerank - 1).max(1);
                 let states = vec![RowState { count: narrow(count), floor: 0 }; n_rows];
                 let by_quads = dim % 4 == 0;
@@ -220,6 +241,7 @@ fn reranking_of_integers_is_equal() {
                     row_quads: narrow(dim.div_ceil(4)),
                     query_quads: narrow(width / 4),
                     dim: narrow(dim),
+                    scales_at,
                     ..Default::default()
                 };
                 // The page begins at `from`: the buffer holds everything, so positions are shifted instead.
@@ -252,7 +274,8 @@ fn row_scores_of_integers_are_equal() {
             let plans = [Plan::QueryMajor, Plan::ClusterMajor];
             for &plan in &plans[..if is_l2 { 1 } else { 2 }] {
                 for (n, dim, n_queries) in [(1, 1, 1), (70, 24, 8), (300, 37, 9)] {
-                    let (rows, ranges, stored) = stored(&gpu, dtype, n, dim, 10);
+                    let Stored { rows, ranges, scales_at, values: stored } =
+                        stored(&gpu, dtype, n, dim, 0, 10);
                     let mut rng = random(11);
                     let width = usize::next_multiple_of(dim, 4);
                     let queries: Vec<f32> = (0..n_queries * width)
@@ -263,6 +286,7 @@ fn row_scores_of_integers_are_equal() {
                         query_stride: narrow(width),
                         row_quads: narrow(dim.div_ceil(4)),
                         dim: narrow(dim),
+                        scales_at,
                         ..scan
                     };
                     let (candidates, states) = (room(&gpu, n_queries * n * 8), room(&gpu, n_queries * 8));

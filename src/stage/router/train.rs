@@ -482,6 +482,7 @@ mod tests {
             centroids: &centroids,
             points: &given,
             queries: asked.as_ref().map(|queries| queries as &dyn ReadRows),
+            are_points: asked.is_none(),
             reduced: queries.unwrap_or(points),
         };
         let asked = Asked::new(&request, RouterTarget::Neighbours, |_, _, _| true, &mut rng);

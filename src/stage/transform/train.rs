@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Kind, Transform, cnt, linear, scales_queries};
 use crate::{
-    format::{Image, ImageBuilder, OpenError, VERSION},
+    format::{Image, ImageBuilder, OpenError, PLAIN},
     metric::Metric,
     simd::Simd,
     spec::{LinearMap, TransformSpec},
@@ -418,7 +418,7 @@ fn metadata<'a>(
 ) -> BTreeMap<String, String> {
     let entries = [
         ("format", "nearfield".to_owned()),
-        ("version", VERSION.to_string()),
+        ("version", PLAIN.to_string()),
         ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
         ("transform", spec.to_string()),
         ("metric", metric.to_string()),
