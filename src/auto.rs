@@ -24,6 +24,9 @@ use crate::{
 /// Queries that candidates are compared by, at most.
 const QUERIES: usize = 500;
 
+/// Speeds whose ratio is less are taken for the same: two runs of one specification differ by as much.
+pub const NOISE: f64 = 1.08;
+
 /// How much faster a change of sizes must be to be taken: clocks differ by less.
 const FASTER: f64 = 1.03;
 
@@ -175,9 +178,19 @@ impl Auto<'_> {
                 best = at;
             }
         }
-        let chosen = trials.remove(best);
+        let chosen = trials.remove(self.smallest(&trials, best));
         trials.insert(0, chosen);
         Ok(trials)
+    }
+
+    /// The trial of the fewest bytes among those about as fast as the best, of which clocks cannot tell which is faster.
+    fn smallest(&self, trials: &[Trial], best: usize) -> usize {
+        let reached = |trial: &Trial| trial.recall.min(self.recall);
+        let fit = |&at: &usize| {
+            reached(&trials[at]) >= reached(&trials[best]) && trials[at].qps * NOISE >= trials[best].qps
+        };
+        let bytes = |at: usize| trials[at].bytes_per_vector;
+        (0..trials.len()).filter(fit).min_by(|&a, &b| bytes(a).total_cmp(&bytes(b))).unwrap_or(best)
     }
 
     /// The better trial is the greater: the faster of those that reach the recall, else the one that comes nearer.

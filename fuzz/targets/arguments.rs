@@ -32,6 +32,8 @@ mod plan;
 mod plot;
 #[path = "../../src/bin/nearfield/report.rs"]
 mod report;
+#[path = "../../src/bin/nearfield/sample.rs"]
+mod sample;
 #[path = "../../src/bin/nearfield/search.rs"]
 mod search;
 #[path = "../../src/bin/nearfield/truth.rs"]

@@ -52,8 +52,8 @@ impl std::fmt::Display for Outcome {
         let Self { ratio, by_angle, by_distance } = self;
         write!(
             f,
-            "lengths differ {ratio:.1}-fold; lists by angle hold {by_angle:.3} of a sample's neighbours in as many points as lists by \
-             distance (T=0) hold {by_distance:.3} in: "
+            "lengths differ {ratio:.1}-fold; of a sample's neighbours lists by angle hold {by_angle:.3}, lists by distance (T=0) \
+             {by_distance:.3} in as many points: "
         )?;
         f.write_str(if self.takes_distance() { "distance is taken" } else { "angle is taken" })
     }

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use nearfield::{Compressor, Index, OpenError};
+use nearfield::{Compressor, Index, OpenError, tune};
 use serde_json::json;
 
-use crate::{error::CliError, report};
+use crate::{error::CliError, report, sample};
 
 /// An index file, or one of `nearfield compress --save`.
 #[derive(clap::Args)]
@@ -65,7 +65,8 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
                 "d": index.dim(), "seed": index.seed(), "builder": index.metadata("builder"),
                 "training": index.metadata("training"), "routing": index.metadata("routing"),
-                "networks": index.metadata("networks"),
+                "networks": index.metadata("networks"), "partition": index.metadata("partition"),
+                "tuned": index.tunings().iter().map(|t| sample::summary(t, tune::USUAL)).collect::<Vec<_>>(),
                 "index_bytes": index.n_bytes(), "lists_a_point": index.n_copies(),
                 "copy_bytes": index.copy_bytes(), "n_lists": index.n_lists(),
                 "list_sizes": { "min": least, "median": middle, "max": most }, "tensors": tensors,
@@ -86,7 +87,16 @@ pub fn show(args: &Args, json: bool) -> Result<(), CliError> {
         ))?;
     }
     report::line(&format!("seed     {}", index.seed()))?;
-    for (key, label) in [("training", "trained"), ("routing", "routed"), ("networks", "networks")] {
+    for tuning in index.tunings() {
+        let best = tuning.points.last().map_or(0.0, |point| point.recall);
+        let says = sample::says(tuning, tune::USUAL).unwrap_or_else(|| format!("recall {best:.4} at most"));
+        let (k, n, source, device) =
+            (tuning.k, tuning.n_queries, tuning.source, report::plain(&tuning.device));
+        report::line(&format!("tuned    k = {k}, {n} {source}, {device}: {says}"))?;
+    }
+    let found =
+        [("training", "trained"), ("partition", "lists by"), ("routing", "routed"), ("networks", "networks")];
+    for (key, label) in found {
         if let Some(found) = index.metadata(key) {
             report::line(&format!("{label:<8} {}", report::plain(found)))?;
         }
