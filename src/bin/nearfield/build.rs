@@ -328,8 +328,8 @@ fn tune_briefly(
     let trained = inputs.queries.as_ref();
     let asked = queries.map(|file| (file, QuerySource::Given));
     let sample = match asked.or(trained.map(|file| (file, QuerySource::Training))) {
-        Some((file, source)) => Sample::of_queries(file, source, &points, TUNED_K, (n, seed), &searcher)?,
-        None => Sample::of_points(&points, TUNED_K, (n, seed), &searcher)?,
+        Some((file, source)) => Sample::of_queries(file, source, &points, TUNED_K, (n, seed))?,
+        None => Sample::of_points(&points, TUNED_K, (n, seed))?,
     };
     let view = sample.queries();
     let recall = sample.recall(index, &view, TUNED_K)?;

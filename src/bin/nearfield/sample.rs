@@ -58,24 +58,18 @@ impl Sample {
         points: &Points<'_>,
         k: usize,
         (most, seed): (usize, u64),
-        searcher: &Searcher,
     ) -> Result<Self, CliError> {
         let queries = rows_of(queries, &drawn(queries.n_rows(), most, seed));
-        let truth = points.nearest(&queries, k, searcher)?;
+        let truth = points.nearest(&queries, k)?;
         Ok(Self { queries, truth, own: None, source })
     }
 
     /// Some of the points as queries, each left out of its own neighbours.
-    pub fn of_points(
-        points: &Points<'_>,
-        k: usize,
-        (most, seed): (usize, u64),
-        searcher: &Searcher,
-    ) -> Result<Self, CliError> {
+    pub fn of_points(points: &Points<'_>, k: usize, (most, seed): (usize, u64)) -> Result<Self, CliError> {
         let chosen = drawn(points.vectors.n_rows(), most, seed);
         let queries = rows_of(points.vectors, &chosen);
         let own: Vec<u64> = chosen.into_iter().map(points.id_of).collect();
-        let truth = tune::without(&points.nearest(&queries, k + 1, searcher)?, &own);
+        let truth = tune::without(&points.nearest(&queries, k + 1)?, &own);
         Ok(Self { queries, truth, own: Some(own), source: QuerySource::Rows })
     }
 
@@ -124,38 +118,19 @@ impl Sample {
 }
 
 impl Points<'_> {
-    /// Exact neighbours as ids: on the GPU that is searched on, if it is one, else on the CPU.
-    fn nearest(&self, queries: &Array2<f32>, k: usize, searcher: &Searcher) -> Result<Array2<u64>, CliError> {
+    /// Exact neighbours as ids.
+    fn nearest(&self, queries: &Array2<f32>, k: usize) -> Result<Array2<u64>, CliError> {
         let n = self.vectors.n_rows();
-        let rows = self.nearest_rows(queries, k, searcher)?;
-        Ok(rows.mapv(|row| match usize::try_from(row) {
-            Ok(row) if row < n => (self.id_of)(row),
-            _ => NO_ID,
-        }))
-    }
-
-    fn nearest_rows(
-        &self,
-        queries: &Array2<f32>,
-        k: usize,
-        searcher: &Searcher,
-    ) -> Result<Array2<u64>, CliError> {
-        #[cfg(feature = "gpu")]
-        if let Some(gpu) = searcher.gpu() {
-            let flat = "Flat".parse().map_err(|e: nearfield::SpecError| CliError::Usage(e.to_string()))?;
-            let all =
-                Index::builder(flat).metric(self.metric).build(self.vectors)?.searcher(gpu.clone().into())?;
-            return Ok(all.search(queries.view(), nearfield::SearchParams::new(k))?.ids);
-        }
-        #[cfg(not(feature = "gpu"))]
-        let _ = searcher;
         let bar = report::bar("truth", 1);
-        let found = eval::exact(self.vectors, &queries.view(), self.metric, k, &|done, total| {
+        let rows = eval::exact(self.vectors, &queries.view(), self.metric, k, &|done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
         bar.finish_and_clear();
-        Ok(found?)
+        Ok(rows?.mapv(|row| match usize::try_from(row) {
+            Ok(row) if row < n => (self.id_of)(row),
+            _ => NO_ID,
+        }))
     }
 }
 

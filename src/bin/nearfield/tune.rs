@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use nearfield::{Index, QuerySource, Searcher, Tuner, Tuning, Vectors, tune};
+use nearfield::{Index, QuerySource, Tuner, Tuning, Vectors, tune};
 use serde_json::json;
 
 use crate::{
@@ -93,7 +93,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         let expected = format!("1 to {}, fewer than the index has points", index.len() - 1);
         return Err(CliError::Input(format!("-k: expected {expected}, got {}", args.k)));
     }
-    let sample = sample(args, &index, &searcher)?;
+    let sample = sample(args, &index)?;
     let view = sample.queries();
     let recall = sample.recall(&index, &view, args.k)?;
     if args.base.is_some() && args.truth.is_none() && recall.out_of_order().is_some_and(|share| share > 0.5) {
@@ -122,7 +122,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
 }
 
 /// The queries given, or rows of the index, and what they should find.
-fn sample(args: &Args, index: &Index, searcher: &Searcher) -> Result<Sample, CliError> {
+fn sample(args: &Args, index: &Index) -> Result<Sample, CliError> {
     let given = args.queries.as_deref().map(|path| report::queries("QUERIES", path)).transpose()?;
     if let (Some(queries), Some(truth)) = (&given, &args.truth) {
         let truth = report::ids("--truth", truth)?;
@@ -146,10 +146,8 @@ fn sample(args: &Args, index: &Index, searcher: &Searcher) -> Result<Sample, Cli
         let points = Points { vectors, id_of, metric: index.metric() };
         let drawn = (sample::QUERIES, args.seed);
         match &given {
-            Some(queries) => {
-                Sample::of_queries(queries, QuerySource::Given, &points, args.k, drawn, searcher)
-            }
-            None => Sample::of_points(&points, args.k, drawn, searcher),
+            Some(queries) => Sample::of_queries(queries, QuerySource::Given, &points, args.k, drawn),
+            None => Sample::of_points(&points, args.k, drawn),
         }
     };
     match (&base, index.rows()) {
