@@ -17,7 +17,6 @@ use crate::{
     metric::Metric,
     spec::TransformSpec,
     stage::transform::{Transform, train::Trained},
-    train::kmeans::normalise,
     vectors::{VectorError, Vectors, check_row, check_shape},
 };
 
@@ -50,7 +49,7 @@ const VECTORS: &str = "vectors";
 pub struct Compressor {
     trained: Trained,
     spec: TransformSpec,
-    metric: Metric,
+    frame: Frame,
 }
 
 impl IndexBuilder<'_> {
@@ -61,20 +60,24 @@ impl IndexBuilder<'_> {
     pub fn compressor(self, base: impl Vectors) -> Result<Compressor, BuildError> {
         let (contents, _) = self.check(&base)?;
         let spec = contents.spec.transform.ok_or(BuildError::NoTransform)?;
-        let frame = Frame::plain(contents.frame.metric());
+        // Compressed vectors are compared by the metric, which a part that only points lack would change.
+        let frame =
+            if contents.frame.is_even() { contents.frame } else { Frame::plain(contents.frame.metric()) };
         let trained = self.find(spec, &base, &frame)?;
-        Ok(Compressor { trained, spec, metric: frame.metric() })
+        Ok(Compressor { trained, spec, frame })
     }
 }
 
 impl Compressor {
-    /// The transform of an index, if it has one.
+    /// The transform of an index, if it has one that does the same to points and queries: not where an index for products holds
+    /// points without their common part.
     #[must_use]
     pub fn of_index(index: &Index) -> Option<Self> {
         let model = index.model();
-        let (spec, metric, d) = (model.spec.transform?, model.frame.metric(), model.dim);
+        let frame = Some(&model.frame).filter(|frame| frame.is_even())?.clone();
+        let (spec, metric, d) = (model.spec.transform?, frame.stages(), model.dim);
         let transform = Transform::open(&model.image, spec, metric, d, model.spec.scored_dims(d)).ok()?;
-        Some(Self { trained: Trained::new(model.image.clone(), transform), spec, metric })
+        Some(Self { trained: Trained::new(model.image.clone(), transform), spec, frame })
     }
 
     /// Reads a file that [`Compressor::save`] has written, and compares it with its checksums, or the transform of an index.
@@ -85,13 +88,14 @@ impl Compressor {
         let image = Image::open(path.as_ref())?;
         if image.metadata("transform").is_some() {
             image.verify()?;
-            let (trained, spec, metric) = Trained::open(image)?;
-            return Ok(Self { trained, spec, metric });
+            let (trained, spec, metric) = Trained::open(image.clone())?;
+            let frame = Frame::open(&image, metric, trained.transform.d())?;
+            return Ok(Self { trained, spec, frame });
         }
         let index = Index::from_image(image)?;
         Self::of_index(&index).ok_or_else(|| OpenError::Metadata {
             key: "spec",
-            expected: "an index with a transform".to_owned(),
+            expected: "an index with a transform, for points and queries alike".to_owned(),
             got: Some(index.spec().to_string()),
         })
     }
@@ -102,7 +106,7 @@ impl Compressor {
     /// [`SaveError`] with the system's reason; what was at the path is then unchanged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveError> {
         let path = path.as_ref();
-        let image = self.trained.alone(self.spec, self.metric);
+        let image = self.trained.alone(self.spec, &self.frame);
         image
             .and_then(|image| write_atomically(path, |file| file.write_all(image.bytes())))
             .map_err(|source| SaveError { path: path.to_owned(), source })
@@ -117,7 +121,7 @@ impl Compressor {
     /// The metric that it was found for.
     #[must_use]
     pub fn metric(&self) -> Metric {
-        self.metric
+        self.frame.metric()
     }
 
     /// Dimensions of vectors before.
@@ -135,7 +139,8 @@ impl Compressor {
     /// Tensors of the file that it was read from, or would be written to.
     #[must_use]
     pub fn n_tensors(&self) -> usize {
-        Transform::declare(self.spec, self.dim(), self.compressed_dim()).len()
+        let frame = self.frame.declare();
+        Transform::declare(self.spec, self.dim(), self.compressed_dim()).into_iter().chain(frame).count()
     }
 
     /// How it was trained, where it was: steps, and the loss on rows held out, before and after.
@@ -180,9 +185,7 @@ impl Compressor {
                 for (i, row) in rows.chunks_exact_mut(d).enumerate() {
                     vectors.read(from + i, row);
                     check_row(VECTORS, from + i, row)?;
-                    if self.metric.normalises() {
-                        normalise(row);
-                    }
+                    self.frame.point(row);
                 }
                 self.trained.reduce(rows, out);
                 Ok(())

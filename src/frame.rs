@@ -24,7 +24,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::{
-    format::{Image, OpenError, TensorDecl},
+    format::{Image, OpenError, PLAIN, TensorDecl, VERSION},
     metric::Metric,
     train::{ReadRows, generator, kmeans::normalise, sample},
 };
@@ -100,6 +100,16 @@ impl Frame {
         }
         let stages = if metric == Metric::Cosine { Metric::L2 } else { metric };
         Self { metric, stages, mean: Some(mean.into()) }
+    }
+
+    /// Whether points and queries are changed in one way: what a transform does to both is then of use by itself.
+    pub fn is_even(&self) -> bool {
+        self.mean.is_none() || self.metric.is_l2()
+    }
+
+    /// The version of a file that holds it.
+    pub fn version(&self) -> u32 {
+        if self.mean.is_some() { VERSION } else { PLAIN }
     }
 
     /// The tensor that holds it, if there is anything to hold.

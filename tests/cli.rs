@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use nearfield::{Vectors, io::VectorFile};
 use support::{embedded, made, npy, write_fbin};
 
@@ -39,7 +39,7 @@ fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
 
 /// Builds an index of a file.
 fn build(base: &Path, index: &Path, spec: &str, metric: &str) {
-    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &metric, &"--json"]);
+    json(&[&"build", &base, &"-o", &index, &"--spec", &spec, &"--metric", &metric, &"--no-tune", &"--json"]);
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -198,6 +198,97 @@ fn every_device_writes_the_same_ids() {
     assert!(files.windows(2).all(|w| w[0] == w[1]));
 }
 
+/// A build ends with a table; but for it the file is that of a build without.
+#[test]
+fn a_build_ends_with_a_tuning() {
+    let folder = Folder::new();
+    let (base, queries) = (embedded("base.i8bin"), embedded("query.i8bin"));
+    let [tuned, plain, ids, truth] = ["a.nf", "b.nf", "ids.npy", "truth.npy"].map(|name| folder.path(name));
+    let built = &json(&[&"build", &base, &"-o", &tuned, &"--metric", &"cosine", &"--json"])[0];
+    assert!(built["tune_s"].as_f64().unwrap() > 0.0);
+    assert_eq!((&built["tuned"]["k"], &built["tuned"]["source"]), (&10.into(), &"rows".into()));
+    assert!(built["tuned"]["recall"].as_f64().unwrap() >= 0.95, "{built}");
+    assert_eq!(built["index_bytes"].as_u64().unwrap(), fs::metadata(&tuned).unwrap().len());
+    let built = &json(&[&"build", &base, &"-o", &plain, &"--metric", &"cosine", &"--no-tune", &"--json"])[0];
+    assert!(built["tuned"].is_null() && built["tune_s"].is_null());
+    let [with, without] = [&tuned, &plain].map(|path| nearfield::Index::open(path).unwrap());
+    assert_eq!(with.tensors(), without.tensors());
+    for tensor in with.tensors() {
+        let sum = format!("xxh3.{}", tensor.name);
+        assert_eq!(with.metadata(&sum), without.metadata(&sum));
+    }
+    assert_eq!((with.tunings().len(), without.tunings().len()), (1, 0));
+
+    // A search without numbers says what it does, and finds what it says.
+    let found = &json(&[&"search", &tuned, &queries, &"-o", &ids, &"--device", &"cpu", &"--json"])[0];
+    assert!(found["recall"].as_f64().unwrap() >= 0.95 && found["tuned_with"] == "rows", "{found}");
+    json(&[&"truth", &base, &queries, &"-k", &"10", &"--metric", &"cosine", &"-o", &truth, &"--json"]);
+    let row = &json(&[
+        &"eval",
+        &tuned,
+        &queries,
+        &"--truth",
+        &truth,
+        &"--base",
+        &base,
+        &"--device",
+        &"cpu",
+        &"--seconds",
+        &"0",
+        &"--json",
+    ])[0];
+    assert!(row["recall"].as_f64().unwrap() >= 0.95, "{row}");
+    assert_eq!(row["n_probe"], found["n_probe"]);
+    let output = run(&[&"search", &tuned, &queries, &"-o", &ids, &"--device", &"cpu"]);
+    assert!(text(&output.stderr).contains("tuned: recall 0.9"), "{}", text(&output.stderr));
+    let output = run(&[&"search", &plain, &queries, &"-o", &ids, &"--device", &"cpu"]);
+    assert!(text(&output.stderr).contains("nearfield tune"), "{}", text(&output.stderr));
+    assert!(text(&run(&[&"info", &tuned]).stdout).contains("rows as queries"));
+    fails(
+        3,
+        &["--tune-queries", "384", "20"],
+        &[
+            &"build",
+            &base,
+            &"-o",
+            &plain,
+            &"--metric",
+            &"cosine",
+            &"--tune-queries",
+            &folder.vectors("narrow.fbin", &made(9, 20, 1)),
+        ],
+    );
+    fails(2, &["--up-to", "above 0"], &[&"tune", &tuned, &"--up-to", &"1.5"]);
+    let table = &json(&[
+        &"tune",
+        &tuned,
+        &queries,
+        &"--base",
+        &base,
+        &"--up-to",
+        &"0.9",
+        &"--device",
+        &"cpu",
+        &"--json",
+    ])[0];
+    assert_eq!(table["source"], "given");
+    let points = table["points"].as_array().unwrap();
+    assert!(points.iter().filter(|point| point["recall"].as_f64().unwrap() >= 0.9).count() <= 2, "{table}");
+    assert!(points.iter().all(|point| point["held_out"].is_number()));
+}
+
+/// An index that falls short of what is wanted says so, and what to change.
+#[test]
+fn builds_warn_where_the_index_falls_short() {
+    let folder = Folder::new();
+    let base = folder.vectors("base.fbin", &made(3000, 48, 1));
+    let output =
+        run(&[&"build", &base, &"-o", &folder.path("a.nf"), &"--metric", &"l2", &"--spec", &"IVF32,PQ4x4"]);
+    assert!(output.status.success());
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("warning: recall is 0.") && stderr.contains("Refine(f16)"), "{stderr}");
+}
+
 #[test]
 fn a_tuned_index_takes_a_recall() {
     let folder = Folder::new();
@@ -240,7 +331,7 @@ fn a_tuned_index_takes_a_recall() {
     }
     assert!(fs::read_to_string(&plot).unwrap().contains("prefers-color-scheme"));
     let output = run(&[&"search", &index, &queries, &"--recall", &"0.9", &"--device", &"cpu"]);
-    assert!(text(&output.stderr).contains("recall: n_probe "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("effort: n_probe "), "{}", text(&output.stderr));
     fails(2, &["--n-probe"], &[&"search", &index, &queries, &"--recall", &"0.9", &"--n-probe", &"3"]);
     fails(3, &["at most 1", "1.5"], &[&"search", &index, &queries, &"--recall", &"1.5"]);
     fails(3, &["at most 0.9", "0.99999"], &[&"search", &index, &queries, &"--recall", &"0.99999"]);
@@ -363,7 +454,7 @@ fn pipes_are_read() {
         std::thread::spawn(move || fs::write(to, bytes));
         path
     };
-    let spec: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"--metric", &"l2", &"--spec", &"Flat"];
+    let spec: [&dyn AsRef<std::ffi::OsStr>; 5] = [&"--metric", &"l2", &"--spec", &"Flat", &"--no-tune"];
     let fifo = pipe("pipe.fbin", fs::read(&base).unwrap());
     for (from, to) in [(&base, &index), (&fifo, &same)] {
         let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"build", from, &"-o", to, &"--ids", &ids];
@@ -567,7 +658,9 @@ fn tuning_wants_something_to_compare_with() {
 #[test]
 fn vectors_are_compressed_alike_by_all_ways() {
     let folder = Folder::new();
-    let (x, q) = (made(900, 24, 1), made(30, 24, 2));
+    // Without a common part, which an index for cosine would take from its points alone.
+    let mean = made(900, 24, 1).mean_axis(Axis(0)).unwrap();
+    let (x, q) = (made(900, 24, 1) - &mean, made(30, 24, 2) - &mean);
     let (base, queries) = (folder.vectors("base.fbin", &x), folder.vectors("queries.fbin", &q));
     let [out, again, whole, transform] = ["a.npy", "b.npy", "c.npy", "lin.nf"].map(|name| folder.path(name));
     let found = &json(&[

@@ -54,7 +54,13 @@ fn a_saved_transform_and_that_of_an_index_compress_as_the_first_did() {
                     want,
                     "{context}"
                 );
-                builder(spec, metric, queries).build(base.view()).unwrap().save(&path).unwrap();
+                let index = builder(spec, metric, queries).build(base.view()).unwrap();
+                index.save(&path).unwrap();
+                if metric != Metric::L2 && index.metadata("version") == Some("2") {
+                    // Its points lack what they have in common, its queries do not.
+                    assert!(Compressor::open(&path).is_err(), "{context}");
+                    continue;
+                }
                 let of_index = Compressor::open(&path).unwrap();
                 assert_eq!(of_index.compress(&base.view()).unwrap(), want, "{context}");
                 of_index.save(&path).unwrap();

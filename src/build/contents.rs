@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     codes::PqShape,
-    format::{PLAIN, TensorDecl, VERSION},
+    format::{TensorDecl, VERSION},
     frame::Frame,
     lists::{ListSizes, Lists},
     rows::{REFINE_ROWS, RowStore, SCORER_ROWS},
@@ -85,7 +85,7 @@ impl Contents {
 
     /// The entries of the header beside checksums.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let version = if self.frame.declare().is_some() || self.limit.is_some() { VERSION } else { PLAIN };
+        let version = if self.limit.is_some() { VERSION } else { self.frame.version() };
         let entries = [
             ("format", "nearfield".to_owned()),
             ("version", version.to_string()),

@@ -348,7 +348,7 @@ impl<'a> IndexBuilder<'a> {
         let is_bytes = spec.refine == Some(RowDtype::Sq8) || spec.scorer_rows() == Some(RowDtype::Sq8);
         let limit =
             is_bytes.then(|| rows::limit(points.usual_length(self.seed))).filter(|&limit| limit > 0.0);
-        let Checked { range, n_zero_rows, has_long } = points.check(self, limit)?;
+        let Checked { range, scaled, n_zero_rows, has_long } = points.check(self, limit)?;
         self.go_on()?;
         if spec.refine == Some(RowDtype::F16) {
             check_half(&range)?;
@@ -367,7 +367,7 @@ impl<'a> IndexBuilder<'a> {
             wide_ids: widest > u64::from(u32::MAX),
             n_zero_rows,
         };
-        Ok((contents, range))
+        Ok((contents, if limit.is_some() { scaled } else { range }))
     }
 
     /// Tells how far the build is; returns whether it goes on.

@@ -25,6 +25,8 @@ const LENGTHS: usize = 256;
 pub(super) struct Checked {
     /// Least and largest value of each dimension.
     pub range: Vec<(f32, f32)>,
+    /// The same of rows divided by their scales.
+    pub scaled: Vec<(f32, f32)>,
     pub n_zero_rows: usize,
     /// Some row is longer than the limit.
     pub has_long: bool,
@@ -33,12 +35,15 @@ pub(super) struct Checked {
 impl Checked {
     /// Of no rows.
     fn new(d: usize) -> Self {
-        Self { range: vec![(f32::INFINITY, f32::NEG_INFINITY); d], n_zero_rows: 0, has_long: false }
+        let range = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+        Self { scaled: range.clone(), range, n_zero_rows: 0, has_long: false }
     }
 
     fn add(&mut self, other: &Self) {
-        for (all, part) in self.range.iter_mut().zip(&other.range) {
-            *all = (all.0.min(part.0), all.1.max(part.1));
+        for (all, part) in [(&mut self.range, &other.range), (&mut self.scaled, &other.scaled)] {
+            for (all, part) in all.iter_mut().zip(part) {
+                *all = (all.0.min(part.0), all.1.max(part.1));
+            }
         }
         self.n_zero_rows += other.n_zero_rows;
         self.has_long |= other.has_long;
@@ -112,7 +117,7 @@ impl Source<'_> {
         lengths[lengths.len() / 2]
     }
 
-    /// Refuses bad rows, the first in row order. Of rows longer than a limit the range is that of rows divided by their scales.
+    /// Refuses bad rows, the first in row order. Rows have scales of their own where they are longer than a limit.
     pub fn check(&self, build: &IndexBuilder<'_>, limit: Option<f32>) -> Result<Checked, VectorError> {
         let (n, d) = (self.vectors.n_rows(), self.vectors.dim());
         let done = AtomicU64::new(0);
@@ -131,10 +136,11 @@ impl Source<'_> {
                     check_row(self.what, r, &row)?;
                     checked.n_zero_rows += usize::from(row.iter().all(|&v| v == 0.0));
                     self.enter(&mut row);
+                    widen(&mut checked.range, &row);
                     if let Some(limit) = limit {
                         checked.has_long |= divide(&mut row, limit);
+                        widen(&mut checked.scaled, &row);
                     }
-                    widen(&mut checked.range, &row);
                 }
                 let done = done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
                 build.report("check", done, n as u64);

@@ -434,13 +434,14 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     index.save(output)?;
     times.push(StageTime { stage: "save", seconds: saving.elapsed().as_secs_f64() });
     total += saving.elapsed();
+    let n_bytes = std::fs::metadata(output)?.len();
     if json {
         let stages: serde_json::Map<String, serde_json::Value> =
             times.iter().map(|time| (time.stage.to_owned(), json!(time.seconds))).collect();
         return report::line(
             &json!({
                 "spec": index.spec().to_string(), "metric": index.metric().to_string(), "n": index.len(),
-                "d": index.dim(), "build_s": total.as_secs_f64(), "index_bytes": index.n_bytes(),
+                "d": index.dim(), "build_s": total.as_secs_f64(), "index_bytes": n_bytes,
                 "stages": stages, "peak_bytes": report::peak_memory(),
                 "tune_s": tuned.as_ref().map(|(_, took)| took.as_secs_f64()),
                 "tuned": tuned.as_ref().map(|(tuning, _)| sample::summary(tuning, tune::USUAL)),
@@ -457,7 +458,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
         inputs.base.dim(),
         inputs.base.dtype(),
         report::duration(total),
-        report::bytes(index.n_bytes()),
+        report::bytes(usize::try_from(n_bytes).unwrap_or(usize::MAX)),
     ))?;
     report::line(&format!("  {}{}", report::stages(&times), report::up_to_memory()))?;
     if let Some((tuning, took)) = &tuned {

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{Kind, Transform, cnt, linear, scales_queries};
 use crate::{
     format::{Image, ImageBuilder, OpenError, PLAIN},
+    frame::Frame,
     metric::Metric,
     simd::Simd,
     spec::{LinearMap, TransformSpec},
@@ -143,14 +144,16 @@ impl Trained {
     }
 
     /// An image of the transform alone.
-    pub fn alone(&self, spec: TransformSpec, metric: Metric) -> std::io::Result<Arc<Image>> {
+    pub fn alone(&self, spec: TransformSpec, frame: &Frame) -> std::io::Result<Arc<Image>> {
         let Transform { d, s, .. } = *self.transform;
         let of = |key| self.image.metadata(key).unwrap_or_default().to_owned();
         let mut image = ImageBuilder::new(
-            metadata(spec, metric, d, &of("seed"), self.found()),
-            Transform::declare(spec, d, s),
+            metadata(spec, frame.metric(), d, &of("seed"), frame.version(), self.found()),
+            Transform::declare(spec, d, s).into_iter().chain(frame.declare()).collect(),
         )?;
-        self.write(&mut image.parts());
+        let mut parts = image.parts();
+        frame.write(&mut parts);
+        self.write(&mut parts);
         image.finish()
     }
 
@@ -402,7 +405,7 @@ fn image(
     let s = spec.dims().unwrap_or(d);
     let found = training.map(|training| (TRAINING, training));
     let found = found.into_iter().chain(keeps_lengths.then_some((LENGTHS, KEPT)));
-    let entries = metadata(spec, metric, d, &seed.to_string(), found);
+    let entries = metadata(spec, metric, d, &seed.to_string(), PLAIN, found);
     let mut image = ImageBuilder::new(entries, Transform::declare(spec, d, s))?;
     write(&mut image.parts());
     Ok(Trained::open(image.finish()?)?.0)
@@ -414,11 +417,12 @@ fn metadata<'a>(
     metric: Metric,
     d: usize,
     seed: &str,
+    version: u32,
     found: impl IntoIterator<Item = (&'static str, &'a str)>,
 ) -> BTreeMap<String, String> {
     let entries = [
         ("format", "nearfield".to_owned()),
-        ("version", PLAIN.to_string()),
+        ("version", version.to_string()),
         ("builder", concat!("nearfield ", env!("CARGO_PKG_VERSION")).to_owned()),
         ("transform", spec.to_string()),
         ("metric", metric.to_string()),
