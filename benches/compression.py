@@ -107,7 +107,7 @@ class Set:
         """Neighbours by nearfield's codes of compressed vectors."""
         paths = [f"{self.folder}/{name}" for name in ("codes-base.npy", "codes-query.npy", "codes.nf", "codes-ids.npy")]
         np.save(paths[0], base), np.save(paths[1], query)
-        run(self.args.nearfield, "--json", "build", paths[0], "--spec", scorer, "--metric", self.metric, "-o", paths[2])
+        run(self.args.nearfield, "--json", "build", "--no-tune", paths[0], "--spec", scorer, "--metric", self.metric, "-o", paths[2])
         run(self.args.nearfield, "--json", "search", paths[2], paths[1], "-k", k, "--device", "cpu", "-o", paths[3])
         return np.load(paths[3])
 

@@ -39,7 +39,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         index = os.path.join(folder, "index.nf")
         for spec in args.specs:
-            build = ("build", args.base, "-o", index, "--spec", spec, "--metric", args.metric, "--threads", "1", "--json")
+            build = ("build", "--no-tune", args.base, "-o", index, "--spec", spec, "--metric", args.metric, "--threads", "1", "--json")
             if args.train_queries:
                 build += ("--train-queries", args.train_queries)
             [built] = call(args.nearfield, *build)

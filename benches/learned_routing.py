@@ -76,7 +76,7 @@ class Setting:
 
     def build(self, spec):
         index = self.folder / "index.nf"
-        self.built = self.run("build", self.base, "-o", index, "--metric", "cosine", "--spec", spec.format(self.n_lists), "--json")[-1]
+        self.built = self.run("build", "--no-tune", self.base, "-o", index, "--metric", "cosine", "--spec", spec.format(self.n_lists), "--json")[-1]
         return index
 
     def search(self, index, k, *more):

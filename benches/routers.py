@@ -100,7 +100,7 @@ def main():
             spec = f"IVF{args.lists}" + (f"({','.join(options)})" if options else "") + ",Flat"
             if args.transform:
                 spec = f"{args.transform},{spec},Refine(f32)"
-            [built] = run(args.nearfield, "build", args.base, "-o", index, "--metric", args.metric, "--spec", spec, *trained, "--json")
+            [built] = run(args.nearfield, "build", "--no-tune", args.base, "-o", index, "--metric", args.metric, "--spec", spec, *trained, "--json")
             rows = []
             # A few at a time, until nearly all is found: many lists take long.
             for some in (probes[i : i + 6] for i in range(0, len(probes), 6)):

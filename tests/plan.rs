@@ -155,7 +155,10 @@ fn assert_held(folder: &Path, tried: &[(&str, &Path, &[&str])]) {
     let out = folder.join("out.nf");
     let out = out.to_str().unwrap();
     let peak = |spec: &str, base: &Path, more: &[&str]| {
-        let built = json(&[&["build", "-o", out, "--spec", spec, "--metric", "ip"], more].concat(), base);
+        let built = json(
+            &[&["build", "--no-tune", "-o", out, "--spec", spec, "--metric", "ip"], more].concat(),
+            base,
+        );
         built["peak_bytes"].as_f64().unwrap()
     };
     // What the program itself takes.
@@ -208,7 +211,7 @@ fn searches_on_the_cpu_hold_as_much_as_planned() {
         searched["peak_bytes"].as_f64().unwrap()
     };
     let tiny = file(folder.path(), "tiny.fbin", &made(10, 4, 1));
-    json(&["build", "-o", index, "--spec", "Flat", "--metric", "ip"], &tiny);
+    json(&["build", "--no-tune", "-o", index, "--spec", "Flat", "--metric", "ip"], &tiny);
     let program = peak(&tiny);
     for (base, specs) in [(embedded_array("base.i8bin"), &EMBEDDED[1..]), (larger(30_000), &MADE[3..])] {
         // So many queries that nearly every row is read.
@@ -219,7 +222,7 @@ fn searches_on_the_cpu_hold_as_much_as_planned() {
         for spec in specs {
             let batch = ["plan", "--spec", spec, "--metric", "ip", "--batch", &n];
             let planned = json(&[&batch, &params[..]].concat(), &base)["search_cpu_bytes"].as_f64().unwrap();
-            json(&["build", "-o", index, "--spec", spec, "--metric", "ip"], &base);
+            json(&["build", "--no-tune", "-o", index, "--spec", spec, "--metric", "ip"], &base);
             let read = fs::metadata(&queries).unwrap().len() as f64;
             assert_near(spec, "bytes of a search", || (planned, peak(&queries) - program - read));
         }

@@ -25,7 +25,7 @@ def scann(base, queries, metric, n_lists, block, threshold):
 
 def nearfield(args, folder, n_lists, scorer):
     index, ids = f"{folder}/index.nf", f"{folder}/ids.npy"
-    build = ("build", args.base, "-o", index, "--spec", f"IVF{n_lists},{scorer}", "--metric", args.metric)
+    build = ("build", "--no-tune", args.base, "-o", index, "--spec", f"IVF{n_lists},{scorer}", "--metric", args.metric)
     search = ("search", index, args.queries, "-k", max(DEPTHS), "--n-probe", n_lists, "--device", "cpu", "-o", ids)
     for command in (build, search):
         subprocess.run([args.nearfield, *map(str, command)], check=True, capture_output=True)

@@ -302,7 +302,7 @@ class Nearfield(Engine):
         self.data = data
         self.path = f"{data.folder}/{spec.replace('/', '')}.nf"
         extra = ["--train-queries", data.train_path] if data.train_path else []
-        [built] = self.run("build", data.base_path, "-o", self.path, "--spec", spec, "--metric", data.metric, "--threads", "1", *extra)
+        [built] = self.run("build", "--no-tune", data.base_path, "-o", self.path, "--spec", spec, "--metric", data.metric, "--threads", "1", *extra)
         # The peers' times leave out saving too.
         self.build_s = built["build_s"] - built["stages"]["save"]
         self.bytes = built["index_bytes"]

@@ -180,7 +180,7 @@ class Nearfield:
     def __init__(self, args, folder, metric, spec):
         self.name, self.args, self.folder = f"nearfield {spec}", args, folder
         self.index = os.path.join(folder, "index.nf")
-        self.call("build", f"{folder}/base.npy", "-o", self.index, "--spec", spec, "--metric", metric, "--json")
+        self.call("build", "--no-tune", f"{folder}/base.npy", "-o", self.index, "--spec", spec, "--metric", metric, "--json")
         info = self.call("info", self.index, "--json")[0]
         n_lists = info["n_lists"]
         shares = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16]

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// The file's size and the memory follow from the specification; the program itself takes some 10 MB more. The time is
 /// measured: samples of an eighth of the vectors (at least 16 384, at most 65 536) are built, and their seconds scaled to
-/// all vectors, stage by stage; saving comes on top. Expect the numbers within a quarter of what then happens.
+/// all vectors, stage by stage; saving and the tuning at the end of a build come on top. Expect the numbers within a quarter of what then happens.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
