@@ -400,7 +400,7 @@ fn plans_are_printed_and_auto_says_why() {
     assert!(output.status.success(), "{err}");
     assert!(err.contains("the fastest at recall 0.95"), "{err}");
     let chosen =
-        err.lines().find_map(|line| line.strip_prefix("auto: ")?.split_once(": the fastest")).unwrap().0;
+        err.lines().find_map(|line| line.strip_prefix("auto: ")?.split_once(": the smallest")).unwrap().0;
     assert!(out.starts_with(&format!("{chosen} (ip) over 600 × 24 f32")), "{out}");
     let index = folder.path("index.nf");
     let built = json(&[&"build", &base, &"-o", &index, &"--metric", &"ip", &"--spec", &"auto", &"--json"]);
