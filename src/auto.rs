@@ -9,7 +9,7 @@
 use ndarray::{Array2, s};
 
 use crate::{
-    build::{BuildError, check_half},
+    build::BuildError,
     device::{Device, DeviceError},
     eval::{self, EvalError, Recall},
     index::Index,
@@ -129,7 +129,7 @@ impl Auto<'_> {
         if let Some(queries) = self.train_queries {
             builder = builder.train_queries(queries);
         }
-        let (_, range) = builder.check(base)?;
+        let (contents, _) = builder.check(base)?;
         if !(self.recall > 0.0 && self.recall <= 1.0) {
             return Err(SearchError::RecallRange { given: self.recall.to_string() }.into());
         }
@@ -143,7 +143,7 @@ impl Auto<'_> {
         let mut trials: Vec<Trial> = Vec::new();
         let mut goes_on = true;
         // Rows as short as they may be.
-        let rows = if check_half(&range).is_ok() { RowDtype::F16 } else { RowDtype::F32 };
+        let rows = if contents.fits_half { RowDtype::F16 } else { RowDtype::F32 };
         let mut attempt = |spec: IndexSpec, trials: &mut Vec<Trial>| -> Result<bool, AutoError> {
             // Not every candidate suits every shape.
             let Ok(spec) = spec.resolve(n, d) else { return Ok(false) };

@@ -120,6 +120,14 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// The same with one effort more, as far as no other beats it.
+    #[must_use]
+    pub fn with(mut self, point: OperatingPoint) -> Self {
+        self.points.push(point);
+        self.points = frontier(self.points);
+        self
+    }
+
     /// The fastest effort whose recall is `recall` or more.
     #[must_use]
     pub fn cheapest(&self, recall: f64) -> Option<&OperatingPoint> {
@@ -208,6 +216,13 @@ pub(crate) fn usual(tunings: &[Tuning], device: &str, k: usize) -> Option<Choice
     }
 }
 
+/// What the largest `k` that an index is tuned for takes, scaled to a larger one.
+pub(crate) fn beyond(tunings: &[Tuning], device: &str, k: usize) -> Option<Effort> {
+    let largest = tunings.iter().map(|tuning| tuning.k).max()?;
+    let Effort { n_probe, n_rerank } = usual(tunings, device, largest)?.effort;
+    Some(Effort { n_probe, n_rerank: n_rerank.saturating_mul(k) / largest.max(1) })
+}
+
 /// The tuning for the least k that suffices, of this kind of device if there is one.
 fn nearest<'t>(tunings: &'t [Tuning], device: &str, k: usize) -> Option<&'t Tuning> {
     let fits = tunings.iter().filter(|tuning| tuning.k >= k);
@@ -274,39 +289,41 @@ impl Tuner<'_> {
         let reranks = self.index.spec().refine.is_some();
         let k = self.k.min(self.index.len());
         let most = if reranks { self.index.len().min(100 * k.max(10)) } else { k };
-        let mut measured: Vec<OperatingPoint> = Vec::new();
-        let mut at = self.measure(1, k)?;
-        let mut goes_on = step(&at);
+        let mut measured: Vec<Measured> = Vec::new();
+        let mut at = self.measure_with_mean(1, k)?;
+        let mut goes_on = step(&at.point);
         measured.push(at);
         let mut idle = 0;
-        while goes_on && at.recall < self.enough && idle < IDLE_MAX {
-            let mut next: Option<(f64, OperatingPoint)> = None;
-            for (n_probe, n_rerank) in [
-                (raised(at.n_probe, 4, 1).min(n_lists), at.n_rerank),
-                (at.n_probe, raised(at.n_rerank, 3, 5).min(most)),
-            ] {
-                if (n_probe, n_rerank) == (at.n_probe, at.n_rerank) {
+        while goes_on && at.point.recall < self.enough && idle < IDLE_MAX {
+            let mut next: Option<(f64, Measured)> = None;
+            let OperatingPoint { n_probe, n_rerank, qps, .. } = at.point;
+            for effort in
+                [(raised(n_probe, 4, 1).min(n_lists), n_rerank), (n_probe, raised(n_rerank, 3, 5).min(most))]
+            {
+                if effort == (n_probe, n_rerank) {
                     continue;
                 }
-                let point = match measured.iter().find(|p| (p.n_probe, p.n_rerank) == (n_probe, n_rerank)) {
-                    Some(point) => *point,
+                let known = measured.iter().find(|m| (m.point.n_probe, m.point.n_rerank) == effort);
+                let tried = match known {
+                    Some(known) => *known,
                     None => {
-                        let point = self.measure(n_probe, n_rerank)?;
-                        goes_on &= step(&point);
-                        measured.push(point);
-                        point
+                        let tried = self.measure_with_mean(effort.0, effort.1)?;
+                        goes_on &= step(&tried.point);
+                        measured.push(tried);
+                        tried
                     }
                 };
-                // Recall for the time it takes; never less than a hundredth more, which is what clocks are good for.
-                let time = (1.0 / point.qps - 1.0 / at.qps).max(0.01 / at.qps);
-                let gain = (point.recall - at.recall) / time;
+                // Recall for the time it takes; never less than a hundredth more, which is what clocks are good for. What was found,
+                // not what is counted, which may be nothing for long.
+                let time = (1.0 / tried.point.qps - 1.0 / qps).max(0.01 / qps);
+                let gain = (tried.mean - at.mean) / time;
                 if next.is_none_or(|(best, _)| gain > best) {
-                    next = Some((gain, point));
+                    next = Some((gain, tried));
                 }
             }
-            let Some((_, point)) = next else { break };
-            idle = if point.recall > at.recall + IDLE { 0 } else { idle + 1 };
-            at = point;
+            let Some((_, tried)) = next else { break };
+            idle = if tried.mean > at.mean + IDLE { 0 } else { idle + 1 };
+            at = tried;
         }
         Ok(Tuning {
             k: self.k,
@@ -315,7 +332,7 @@ impl Tuner<'_> {
             source: self.source,
             batch: self.batch,
             threads: if self.threads == 0 { rayon::current_num_threads() } else { self.threads },
-            points: frontier(measured),
+            points: frontier(measured.into_iter().map(|measured| measured.point).collect()),
         })
     }
 
@@ -324,6 +341,10 @@ impl Tuner<'_> {
     /// # Errors
     /// As [`Searcher::search`].
     pub fn measure(&self, n_probe: usize, n_rerank: usize) -> Result<OperatingPoint, SearchError> {
+        Ok(self.measure_with_mean(n_probe, n_rerank)?.point)
+    }
+
+    fn measure_with_mean(&self, n_probe: usize, n_rerank: usize) -> Result<Measured, SearchError> {
         // One more where the query itself is found first.
         let k = self.k + usize::from(self.own.is_some());
         let mut params = SearchParams::new(k).n_probe(n_probe).threads(self.threads);
@@ -358,14 +379,22 @@ impl Tuner<'_> {
         let recall = (1.0 - familiar * (1.0 - mean) - error).max(0.0);
         // As many digits as mean something, which is also what a file gives back.
         let rounded = |v: f64| (v * 1e6).round() / 1e6;
-        Ok(OperatingPoint {
+        let point = OperatingPoint {
             n_probe,
             n_rerank,
             recall: rounded(recall),
             held_out: (!checking.is_empty()).then(|| rounded(of(&checking))),
             qps: (n as f64 / fastest.max(1e-9)).round().max(1.0),
-        })
+        };
+        Ok(Measured { point, mean })
     }
+}
+
+/// An effort, and the recall of the queries that choose, as it was counted.
+#[derive(Clone, Copy)]
+struct Measured {
+    point: OperatingPoint,
+    mean: f64,
 }
 
 /// `value` and a `1/share` of it, at least `step` more.

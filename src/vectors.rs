@@ -117,12 +117,12 @@ pub enum VectorError {
         /// The value.
         value: f32,
     },
-    /// All values are below what half precision resolves.
+    /// Most values are below what half precision resolves.
     #[error(
-        "Refine(f16) holds magnitudes from 6e-5 on, got at most {largest}: use Refine(f32) or scale the vectors"
+        "Refine(f16) holds magnitudes from 6e-5 on, got {largest} or so: use Refine(f32) or scale the vectors"
     )]
     HalfUnderflow {
-        /// Largest magnitude given.
+        /// Magnitude of most values.
         largest: f32,
     },
     /// The file of the transform that they were to go through was cut short while open.

@@ -24,6 +24,8 @@ pub(crate) struct Contents {
     pub frame: Frame,
     /// Length above which rows have a scale of their own in sq8, where some are longer.
     pub limit: Option<f32>,
+    /// Half precision holds the vectors.
+    pub fits_half: bool,
     pub n: usize,
     pub d: usize,
     pub seed: u64,

@@ -24,9 +24,9 @@ use std::{
 
 use rayon::prelude::*;
 
+pub(crate) use self::contents::ZERO_ROWS;
 use self::source::{Asked, Checked, Role, Source, divide, widen};
 use self::{contents::Contents, partition::Partition, progress::Clock};
-pub(crate) use self::{contents::ZERO_ROWS, source::check_half};
 pub use self::{
     error::BuildError,
     plan::Plan,
@@ -350,8 +350,9 @@ impl<'a> IndexBuilder<'a> {
             is_bytes.then(|| rows::limit(points.usual_length(self.seed))).filter(|&limit| limit > 0.0);
         let Checked { range, scaled, n_zero_rows, has_long } = points.check(self, limit)?;
         self.go_on()?;
+        let half = source::check_half(&range, points.usual_value(self.seed));
         if spec.refine == Some(RowDtype::F16) {
-            check_half(&range)?;
+            half.clone()?;
         }
         if let Some(vectors) = self.train_queries {
             source(vectors, &frame, Role::Query, TRAINING_QUERIES).check(self, None)?;
@@ -360,6 +361,7 @@ impl<'a> IndexBuilder<'a> {
             spec,
             frame,
             limit: limit.filter(|_| has_long),
+            fits_half: half.is_ok(),
             n,
             d,
             seed: self.seed,

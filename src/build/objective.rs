@@ -19,7 +19,7 @@ use crate::{
 const EQUAL: f32 = 1.5;
 
 /// Points and queries of a trial, at most.
-const POINTS: usize = 16_384;
+const POINTS: usize = 4096;
 pub(super) const QUERIES: usize = 256;
 
 /// Neighbours of each query.
@@ -60,10 +60,11 @@ impl std::fmt::Display for Outcome {
 }
 
 /// Tries both on a sample of reduced points, `[n, s]`, for queries `[t, s]`, or if there are none for some of the points. Nothing where
-/// lengths are about equal.
+/// lengths are about equal, unless queries are not shifted as points are (`has_sides`): they may all lie in one direction.
 pub(super) fn tried(
     points: &[f32],
     queries: Option<Vec<f32>>,
+    has_sides: bool,
     s: usize,
     n_lists: usize,
     rng: &mut rand_chacha::ChaCha8Rng,
@@ -78,7 +79,7 @@ pub(super) fn tried(
     lengths.sort_unstable_by(f32::total_cmp);
     let at = |percent: usize| lengths[(lengths.len() * percent / 100).min(lengths.len() - 1)];
     let ratio = at(95) / at(5);
-    if n <= NEIGHBOURS || n_lists <= LISTS_MIN || ratio < EQUAL {
+    if n <= NEIGHBOURS || n_lists <= LISTS_MIN || (ratio < EQUAL && !has_sides) {
         return None;
     }
     let asked = match queries {
@@ -97,19 +98,19 @@ pub(super) fn tried(
     };
     let rows = gather(points, &rows);
     let n_tried = rows.len() / s;
-    let mut products = vec![0.0; asked.len() / s * n_tried];
-    let transposed = linalg::rows(&rows, n_tried, s);
-    products.par_chunks_mut(n_tried).zip(asked.par_chunks_exact(s)).for_each(|(out, q)| {
-        linalg::product(linalg::rows(q, 1, s), transposed.transpose(), out);
-    });
+    let transposed = linalg::rows(&rows, n_tried, s).transpose();
     let k = NEIGHBOURS.min(n_tried);
-    let nearest: Vec<Vec<u32>> = products
-        .par_chunks_mut(n_tried)
-        .map(|products| {
-            let mut best = vec![0; k];
-            Simd::detect().largest(products, &mut best);
-            best
-        })
+    let nearest: Vec<Vec<u32>> = asked
+        .par_chunks_exact(s)
+        .map_init(
+            || vec![0.0; n_tried],
+            |products, q| {
+                linalg::product(linalg::rows(q, 1, s), transposed, products);
+                let mut best = vec![0; k];
+                Simd::detect().largest(products, &mut best);
+                best
+            },
+        )
         .collect();
     let scaled = (n_lists * n_tried).div_ceil(n).clamp(LISTS_MIN.min(n_tried), n_tried);
     let n_read = (n_tried * (scaled / SHARE).max(LISTS_MIN)).div_ceil(scaled);

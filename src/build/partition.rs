@@ -72,7 +72,7 @@ impl IndexBuilder<'_> {
             let mut rng = generator(self.seed, "objective");
             let asked =
                 queries.map(|queries| queries.source.sampled(objective::QUERIES, transform, &mut rng));
-            objective::tried(&points, asked, s, n_lists, &mut rng)
+            objective::tried(&points, asked, base.frame.has_sides(), s, n_lists, &mut rng)
         } else {
             None
         };

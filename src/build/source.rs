@@ -108,6 +108,14 @@ impl Source<'_> {
         }
     }
 
+    /// The size of most values, of the coordinates of which there are differences; 1 under cosine, where rows have unit length.
+    pub fn usual_value(&self, seed: u64) -> f32 {
+        if self.frame.metric().normalises() {
+            return 1.0;
+        }
+        self.usual_length(seed) / (self.dim() as f32).sqrt()
+    }
+
     /// The length that half of the rows are below, by a sample of them.
     pub fn usual_length(&self, seed: u64) -> f32 {
         let rows = self.gather(&sample(&mut generator(seed, "lengths"), self.n_rows(), LENGTHS));
@@ -212,11 +220,10 @@ pub(super) fn widen(range: &mut [(f32, f32)], row: &[f32]) {
     }
 }
 
-/// Refuses values that half precision does not hold.
-pub(crate) fn check_half(range: &[(f32, f32)]) -> Result<(), VectorError> {
-    let largest = range.iter().fold(0.0_f32, |m, &(least, most)| m.max(least.abs()).max(most.abs()));
-    if largest > 0.0 && largest < f16::MIN_POSITIVE.to_f32() {
-        return Err(VectorError::HalfUnderflow { largest });
+/// Refuses values that half precision does not hold. `usual`: the size of most values; one that is larger does not help the others.
+pub(super) fn check_half(range: &[(f32, f32)], usual: f32) -> Result<(), VectorError> {
+    if usual > 0.0 && usual < f16::MIN_POSITIVE.to_f32() {
+        return Err(VectorError::HalfUnderflow { largest: usual });
     }
     let limit = f16::MAX.to_f32();
     for (column, &(least, most)) in range.iter().enumerate() {

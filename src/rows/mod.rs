@@ -137,7 +137,7 @@ impl RowStore {
                         read(p, row);
                         half::slice::HalfFloatSliceExt::convert_from_f32_slice(out, row);
                         if let Some(rest) = rounding.unit {
-                            settle(row, rest, out, |_, v| v.to_f32(), next_half);
+                            settle((row, 1.0), rest, out, |_, v| v.to_f32(), next_half);
                         }
                     },
                 );
@@ -165,7 +165,7 @@ impl RowStore {
                         }
                         if let Some(rest) = rounding.unit {
                             let value = |i: usize, code: u8| least[i] + steps[i] * f32::from(code);
-                            settle(row, rest, out, value, next_code);
+                            settle((row, *scale), rest, out, value, next_code);
                         }
                     },
                 );
@@ -351,10 +351,13 @@ impl RowStore {
 /// What a row's product with itself may be off by.
 const SETTLED: f64 = 1e-7;
 
-/// Rounds some values the other way until the product of a row, `row + rest`, with what rounding has made of `row` is that with `row`
+/// Times that a row is gone through: each makes room for smaller corrections.
+const PASSES: usize = 4;
+
+/// Rounds some values the other way until the product of a row, `scale·row + rest`, with what rounding has made of `row` is that with `row`
 /// itself, as nearly as the storage allows. `value(i, v)`: what `v` stands for; `next(v, up)`: its neighbour.
 fn settle<T: Copy>(
-    row: &[f32],
+    (row, scale): (&[f32], f32),
     rest: &[f32],
     rounded: &mut [T],
     value: impl Fn(usize, T) -> f32,
@@ -363,17 +366,23 @@ fn settle<T: Copy>(
     let rest = |i: usize| rest.get(i).copied().unwrap_or(0.0);
     let mut off = 0.0;
     for (i, (&v, &r)) in row.iter().zip(&*rounded).enumerate() {
-        off += f64::from(v + rest(i)) * (f64::from(value(i, r)) - f64::from(v));
+        off += f64::from(scale * v + rest(i)) * f64::from(scale) * (f64::from(value(i, r)) - f64::from(v));
     }
-    for (i, (&v, r)) in row.iter().zip(rounded).enumerate() {
-        if off.abs() < SETTLED {
-            break;
+    for _ in 0..PASSES {
+        let before = off;
+        for (i, (&v, r)) in row.iter().zip(&mut *rounded).enumerate() {
+            if off.abs() < SETTLED {
+                break;
+            }
+            let weight = f64::from(scale * v + rest(i)) * f64::from(scale);
+            let Some(moved) = next(*r, (off > 0.0) != (weight > 0.0)) else { continue };
+            let after = off + weight * (f64::from(value(i, moved)) - f64::from(value(i, *r)));
+            if after.abs() < off.abs() {
+                (*r, off) = (moved, after);
+            }
         }
-        let weight = f64::from(v + rest(i));
-        let Some(moved) = next(*r, (off > 0.0) != (weight > 0.0)) else { continue };
-        let after = off + weight * (f64::from(value(i, moved)) - f64::from(value(i, *r)));
-        if after.abs() < off.abs() {
-            (*r, off) = (moved, after);
+        if off == before {
+            break;
         }
     }
 }

@@ -343,6 +343,14 @@ impl Searcher {
         let (mut n_probe, mut n_rerank) = (params.n_probe, params.n_rerank);
         if let Some(choice) = self.choose(params)? {
             (n_probe, n_rerank) = (Some(choice.effort.n_probe), Some(choice.effort.n_rerank));
+        } else if n_probe.is_none()
+            && n_rerank.is_none()
+            && let Some(known) = tune::beyond(&self.tunings, &self.device.name, params.k)
+        {
+            // For more neighbours than it is tuned for: no less than for those.
+            let least = self.filled_in(params);
+            n_probe = Some(known.n_probe.max(least.n_probe));
+            n_rerank = Some(known.n_rerank.max(least.n_rerank));
         }
         Ok(self.filled_in(SearchParams { n_probe, n_rerank, ..params }))
     }

@@ -301,7 +301,7 @@ const TUNED_K: usize = 10;
 /// Recall that it looks up to, and the time that it takes: [`TUNE_MAX`], and [`TUNE_ENOUGH`] once searches without numbers are served.
 const TUNE_UP_TO: f64 = 0.99;
 const TUNE_ENOUGH: Duration = Duration::from_secs(3);
-const TUNE_MAX: Duration = Duration::from_secs(15);
+const TUNE_MAX: Duration = Duration::from_secs(10);
 
 /// Products of exact search that it may take: about two seconds on two cores. From this follows the number of queries.
 const TUNE_PRODUCTS: usize = 60_000_000_000;
@@ -332,10 +332,11 @@ fn tune_briefly(
         None => Sample::of_points(&points, TUNED_K, (n, seed))?,
     };
     let view = sample.queries();
-    let recall = sample.recall(index, &view, TUNED_K)?;
+    let base = inputs.ids.is_none().then_some(&inputs.base as &dyn Vectors);
+    let recall = sample.recall(index, &view, TUNED_K, base)?;
     let tuner = Tuner { enough: TUNE_UP_TO, ..sample.tuner(index, &searcher, &recall, TUNED_K) };
     let since = Instant::now();
-    let tuning = sample::run(&tuner, |point| {
+    let mut tuning = sample::run(&tuner, |point| {
         let is_served = point.recall >= tune::USUAL;
         since.elapsed() < if is_served { TUNE_ENOUGH } else { TUNE_MAX }
     })?;
@@ -343,7 +344,9 @@ fn tune_briefly(
     let reads = tuning.cheapest(tune::USUAL).map(|point| point.n_probe);
     let n_lists = index.n_lists();
     if reads.is_none_or(|n_probe| n_lists >= 32 && n_probe > n_lists / LISTS_SHARE) {
-        let all = tuner.measure(n_lists, MANY.min(index.len()))?.recall;
+        let most = tuner.measure(n_lists, MANY.min(index.len()))?;
+        let all = most.recall;
+        tuning = tuning.with(most);
         if all < tune::USUAL {
             eprintln!(
                 "warning: recall is {all:.3} with all {n_lists} lists and {MANY} candidates: {}",

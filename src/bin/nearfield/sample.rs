@@ -78,14 +78,19 @@ impl Sample {
         self.queries.nrows()
     }
 
-    /// Prepares measuring an index by these queries.
+    /// Prepares measuring an index by these queries; with the vectors of its ids, if these are row numbers, ties count.
     pub fn recall<'a>(
         &'a self,
         index: &'a Index,
         view: &'a ndarray::ArrayView2<'a, f32>,
         k: usize,
+        base: Option<&'a dyn Vectors>,
     ) -> Result<Recall<'a>, CliError> {
-        Ok(Recall::new(index, view, self.truth.view(), k)?)
+        let recall = Recall::new(index, view, self.truth.view(), k)?;
+        Ok(match base {
+            Some(base) => recall.with_base(base)?,
+            None => recall,
+        })
     }
 
     /// The queries.

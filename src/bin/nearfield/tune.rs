@@ -95,7 +95,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), CliError> {
     }
     let sample = sample(args, &index)?;
     let view = sample.queries();
-    let recall = sample.recall(&index, &view, args.k)?;
+    let recall = sample.recall(&index, &view, args.k, None)?;
     if args.base.is_some() && args.truth.is_none() && recall.out_of_order().is_some_and(|share| share > 0.5) {
         let expected = "expected the vectors the index was built from, in the order of its ids (--ids)";
         return Err(CliError::Input(format!(

@@ -123,7 +123,28 @@ struct Sample {
     excess: Vec<f32>,
 }
 
+/// Usual lengths of a residual from which on it trains no codeword: those of one outlier would be lost to all others.
+const OUTLIER: f32 = 8.0;
+
 impl Sample {
+    /// Drops residuals that are much longer than most. For distances alone: of products long points are what queries look for.
+    fn leave_out_outliers(&mut self, s: usize) {
+        let lengths: Vec<f32> = self.residuals.chunks_exact(s).map(|r| squared_norm(r).sqrt()).collect();
+        let mut sorted = lengths.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let limit = OUTLIER * sorted[sorted.len() / 2];
+        if limit <= 0.0 || sorted.last().is_none_or(|&longest| longest <= limit) {
+            return;
+        }
+        let rows = |values: &[f32]| -> Vec<f32> {
+            let kept = values.chunks_exact(s).zip(&lengths).filter(|(_, length)| **length <= limit);
+            kept.flat_map(|(row, _)| row).copied().collect()
+        };
+        (self.residuals, self.directions) = (rows(&self.residuals), rows(&self.directions));
+        let kept = self.excess.iter().zip(&lengths).filter(|(_, length)| **length <= limit);
+        self.excess = kept.map(|(excess, _)| *excess).collect();
+    }
+
     fn points(&self) -> Points<'_> {
         Points { residuals: &self.residuals, directions: &self.directions, excess: &self.excess }
     }
@@ -304,6 +325,9 @@ pub(crate) fn write(
         let row = input.read(s, input.list_of(position), position, residual);
         *excess = direct(loss.as_ref(), row, direction);
     });
+    if shape.has_norm {
+        training.leave_out_outliers(s);
+    }
     let turns = TURNS as u64 + 1;
     step("codebooks", 0, turns);
     let books = Codebooks::train(shape, &training, rng, |done| step("codebooks", done as u64, turns));
