@@ -145,10 +145,10 @@ impl RowStore {
             RowDtype::Sq8 => {
                 let steps: Vec<f32> = range.iter().map(|&(least, most)| (most - least) / 255.0).collect();
                 let least: Vec<f32> = range.iter().map(|r| r.0).collect();
-                let mut scales: Option<&mut [f32]> = parts.remove(names.scale).map(bytemuck::cast_slice_mut);
+                let scales: Option<&mut [f32]> = parts.remove(names.scale).map(bytemuck::cast_slice_mut);
                 let limit = rounding.limit.filter(|_| scales.is_some()).unwrap_or(f32::INFINITY);
                 let mut none = vec![0.0; if scales.is_some() { 0 } else { out.len() / dim }];
-                let scales: &mut [f32] = scales.as_deref_mut().unwrap_or(&mut none);
+                let scales: &mut [f32] = scales.unwrap_or(&mut none);
                 let inverses: Vec<f32> =
                     steps.iter().map(|&step| if step > 0.0 { 1.0 / step } else { 0.0 }).collect();
                 out.par_chunks_exact_mut(dim).zip(scales).enumerate().for_each_init(

@@ -40,6 +40,7 @@ use crate::{
         transform::gpu::GpuTransform,
     },
     topk::{NO_ID, key_score},
+    vectors::VectorError,
 };
 
 /// A key greater than every score's.
@@ -358,6 +359,14 @@ impl GpuSearcher {
     }
 }
 
+/// Where a query enters the frame.
+struct Entering<'a> {
+    given: &'a mut [f32],
+    common: &'a mut Option<f32>,
+    /// Empty where the stages see what rows do.
+    staged: &'a mut [f32],
+}
+
 /// Reads and checks a chunk's queries and brings them into the frame, rows padded to whole quads.
 fn read_queries(
     model: &Model,
@@ -375,24 +384,25 @@ fn read_queries(
     staged_host.resize(if model.frame.splits_queries() { rows * width } else { 0 }, 0.0);
     common.clear();
     common.resize(rows, None);
-    // Without a split there is nothing to write to.
-    let staged_width = if staged_host.is_empty() { 0 } else { width };
     let mut staged = staged_host.chunks_mut(width);
-    let staged: Vec<&mut [f32]> = (0..rows).map(|_| staged.next().unwrap_or_default()).collect();
-    let read = |(i, ((out, common), staged)): (usize, ((&mut [f32], &mut Option<f32>), &mut [f32]))| {
-        request.query(model, first + i, &mut out[..model.dim])?;
-        *common = model.frame.common_product(&out[..model.dim]);
-        if staged_width > 0 {
-            staged.copy_from_slice(out);
+    let given = host.chunks_mut(width).zip(common);
+    let queries: Vec<Entering<'_>> = given
+        .map(|(given, common)| Entering { given, common, staged: staged.next().unwrap_or_default() })
+        .collect();
+    let read = |(i, Entering { given, common, staged }): (usize, Entering<'_>)| {
+        request.query(model, first + i, &mut given[..model.dim])?;
+        *common = model.frame.common_product(&given[..model.dim]);
+        if !staged.is_empty() {
+            staged.copy_from_slice(given);
             model.frame.staged(&mut staged[..model.dim]);
         }
-        Ok::<(), crate::vectors::VectorError>(())
+        Ok::<(), VectorError>(())
     };
     if rows < 64 || threads == 1 {
-        return Ok(host.chunks_mut(width).zip(common).zip(staged).enumerate().try_for_each(read)?);
+        return Ok(queries.into_iter().enumerate().try_for_each(read)?);
     }
     // The first error in query order, whichever thread met one first.
-    let done: Vec<_> = host.par_chunks_mut(width).zip(common).zip(staged).enumerate().map(read).collect();
+    let done: Vec<_> = queries.into_par_iter().enumerate().map(read).collect();
     Ok(done.into_iter().collect::<Result<(), _>>()?)
 }
 
