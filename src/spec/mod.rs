@@ -289,9 +289,9 @@ pub const N_LISTS_MAX: usize = 1 << 24;
 pub const DIM_MAX: usize = 1 << 16;
 
 /// Points below which [`IndexSpec::suited`] reads all of them.
-pub const FEW_POINTS: usize = 1000;
+const FEW_POINTS: usize = 1000;
 /// Dimensions below which [`IndexSpec::suited`] stores vectors as they are.
-pub const FEW_DIMS: usize = 32;
+const FEW_DIMS: usize = 32;
 
 /// Most copies of a point beside the first.
 pub const SPILL_MAX: usize = 7;
@@ -412,8 +412,8 @@ impl TransformSpec {
 impl IndexSpec {
     /// A specification that works for `n` points of `d` dimensions, resolved.
     ///
-    /// - Below [`FEW_POINTS`] points `Flat`: reading all of them takes as long as choosing among lists.
-    /// - Below [`FEW_DIMS`] dimensions `IVF,Flat`: a regression would not be smaller than the vectors.
+    /// - Below 1 000 points `Flat`: reading all of them takes as long as choosing among lists.
+    /// - Below 32 dimensions `IVF,Flat`: a regression would not be smaller than the vectors.
     /// - Else `PCA,IVF,RRR,Refine(f16)`.
     ///
     /// Where values do not fit half precision, which building says, [`RowDtype::F32`] takes the place of `f16`.
