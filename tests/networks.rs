@@ -137,10 +137,11 @@ mod trained {
         let mut queries = made(5, 20, 2) * 1e14;
         queries[[0, 0]] = 9e14;
         for metric in METRICS {
-            let builder = Index::builder("CNT6,IVF4,SQ8".parse().unwrap()).metric(metric);
             let training = Training { steps: 20, batch: 64, ..Default::default() };
-            let index = builder.training(training).build(base.view()).unwrap();
-            let small = Compressor::of_index(&index).unwrap().compress(&queries.view()).unwrap();
+            let builder =
+                || Index::builder("CNT6,IVF4,SQ8".parse().unwrap()).metric(metric).training(training.clone());
+            let index = builder().build(base.view()).unwrap();
+            let small = builder().compressor(base.view()).unwrap().compress(&queries.view()).unwrap();
             assert!(small.iter().all(|v| v.is_finite()), "{metric}: {small}");
             // From so far away all points are at the same distance.
             if metric != Metric::L2 {
