@@ -182,8 +182,14 @@ fn builds_hold_as_much_as_planned() {
     let mut tried: Vec<(&str, &Path, &[&str])> = Vec::new();
     tried.extend(EMBEDDED[..2].iter().map(|&spec| (spec, small.as_path(), &[][..])));
     tried.extend(MADE[..2].iter().map(|&spec| (spec, large.as_path(), &[][..])));
+    // Around the origin: where points and queries differ a network is trained on both, which is not planned for.
     #[cfg(feature = "neural")]
-    tried.push((NETWORK, &large, &["--steps", "3"]));
+    let centred = {
+        let base = larger(30_000);
+        file(folder.path(), "centred.fbin", &(&base - &base.mean_axis(ndarray::Axis(0)).unwrap()))
+    };
+    #[cfg(feature = "neural")]
+    tried.push((NETWORK, &centred, &["--steps", "3"]));
     assert_held(folder.path(), &tried);
 }
 
